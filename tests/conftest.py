@@ -1,0 +1,83 @@
+"""What all tests share: polling with a deadline, and skips that are failures where everything must be there.
+
+A test that wants a program, root or a server says so with ``need("influxd")`` or the marker
+``@pytest.mark.needs("influxd", "root")``. On a machine without it the test is skipped with the reason.
+With ``PENSTOCK_REQUIRE_ALL=1`` in the environment, as in ``.ci/run``, it fails instead: a run that is meant
+to show everything must not be green because something was missing.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Generator
+from typing import NoReturn
+
+import pytest
+
+REQUIRE_ALL = os.environ.get("PENSTOCK_REQUIRE_ALL", "") not in ("", "0")
+
+# What may be missing even then: test data that lives outside the repository, and what only another
+# processor or kernel has. A reason is taken for one of these by its first words.
+OPTIONAL_REASONS = ("no corpus", "no AVX2", "no IPv6", "no UDP_GRO")
+
+# Debian puts servers where an ordinary user's PATH does not look.
+_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"))
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip the test for want of something, or fail it where nothing may be wanting."""
+    if REQUIRE_ALL and not reason.startswith(OPTIONAL_REASONS):
+        pytest.fail(f"{reason}, and PENSTOCK_REQUIRE_ALL is set", pytrace=False)
+    pytest.skip(reason)
+
+
+def need(name: str) -> str:
+    """The path of program *name*, or an empty string for ``need("root")``; skips or fails without it."""
+    if name == "root":
+        if os.geteuid() != 0:
+            missing("needs root")
+        return ""
+    path = shutil.which(name, path=_PATH)
+    if path is None:
+        missing(f"needs {name}, which is not installed")
+    return path
+
+
+def wait_until(condition: Callable[[], object], timeout: float = 10.0, what: str = "") -> None:
+    """Poll *condition* every 5 ms; fails after *timeout* seconds, saying *what* did not happen."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {timeout:g} s: {what or condition}")
+        time.sleep(0.005)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs"):
+        for name in marker.args:
+            need(name)
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Turn a skip that did not come through :func:`need` into a failure too."""
+    if not REQUIRE_ALL or not report.skipped or hasattr(report, "wasxfail"):
+        return
+    where = report.longrepr
+    reason = str(where[2] if isinstance(where, tuple) else where).removeprefix("Skipped: ")
+    if not reason.startswith((*OPTIONAL_REASONS, "Skipping benchmark")):
+        report.outcome = "failed"
+        report.longrepr = f"{report.nodeid}: skipped ({reason}), and PENSTOCK_REQUIRE_ALL is set"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _refuse_skip(report)
+    return report
