@@ -1,0 +1,319 @@
+"""The ledger: what became of every metric, and the laws that the counters obey.
+
+A :class:`Ledger` is one reading of the counters of all lanes, rings and outputs, made by :func:`read`;
+nothing here counts by itself. Counters only rise. At rest, that is when nothing arrives and nothing is
+under way, three laws hold exactly, and :meth:`Ledger.balance` names each place where one does not:
+
+1. ``received = accepted + Σ dropped`` for each listener on each lane, and the ``accepted`` of a lane's
+   listeners add up to its own.
+2. ``accepted = written + missed`` for each ring: ``accepted`` is what its lane accepted while the ring was
+   attached, ``missed`` is what only other rings had room for. (A metric that no ring could take was never
+   accepted: it is the listener's ``dropped{ring_full}``.)
+3. ``written = delivered + rejected + waiting + Σ dropped`` for each output, ``waiting`` being what is in
+   its rings, batches under way included.
+
+While metrics flow, the counters are read one after the other and may be a burst apart, so whoever finds a
+law broken looks again before believing it: :func:`settle`. The kernel's own drops lie before the first law;
+they are read from the sockets and shown beside it.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    from agent._core import LaneStats, ListenerStats, RingStats
+
+
+class ListenerAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """What one listener saw, added up over its lanes. Metrics unless the name says otherwise."""
+
+    name: str
+    address: str
+    sockets: int
+    """Sockets open now, one per lane; 0 once the listener has left the config."""
+    datagrams: int
+    bytes: int
+    received: int
+    accepted: int
+    rewritten: int
+    """Accepted after their bytes were brought into the safe subset."""
+    clamped: int
+    """Accepted after an unsigned value beyond the signed range was cut to it."""
+    dropped: dict[str, int]
+    kernel_drops: int
+    """Datagrams that the kernel dropped because the receive buffer was full."""
+    queue_bytes: int
+    receive_buffer_bytes: int
+
+
+class LaneAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """What one lane did."""
+
+    lane: int
+    running: bool
+    beats: int
+    receives: int
+    accepted: int
+    cpu_ns: int
+
+
+class RingAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """One ring: what its lane accepted, what was written to it, what waits in it."""
+
+    lane: int
+    accepted: int
+    written: int
+    missed: int
+    written_bytes: int
+    waiting: int
+    waiting_bytes: int
+    capacity_bytes: int
+    slots_used: int
+    restarts: int
+
+
+class OutputAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """What one output made of what its rings were given; metrics unless the name says otherwise."""
+
+    name: str
+    type: str
+    written: int
+    missed: int
+    delivered: int
+    rejected: int
+    dropped: dict[str, int]
+    waiting: int
+    waiting_bytes: int
+    capacity_bytes: int
+    batches: int
+    attempts: int
+    requests: dict[str, int]
+    """Attempts by the class of their answer: ``2xx`` … ``5xx``, ``error`` where there was no answer."""
+    retries: int
+    splits: int
+    bytes_raw: int
+    bytes_sent: int
+    """After compression."""
+    rings: tuple[RingAccount, ...]
+
+
+class Ledger(msgspec.Struct, frozen=True, kw_only=True):
+    """One reading of all counters."""
+
+    listeners: tuple[ListenerAccount, ...]
+    lanes: tuple[LaneAccount, ...]
+    outputs: tuple[OutputAccount, ...]
+    problems: tuple[str, ...]
+    """Where a law did not hold in this reading."""
+
+    def balance(self) -> list[str]:
+        """Where the laws do not hold, one sentence each; empty if the ledger balances."""
+        return list(self.problems)
+
+
+class DeliveryCounters(Protocol):
+    """The counters of a delivery, as far as the ledger reads them."""
+
+    @property
+    def delivered(self) -> int: ...
+    @property
+    def rejected(self) -> int: ...
+    @property
+    def dropped(self) -> Mapping[str, int]: ...
+    @property
+    def batches(self) -> int: ...
+    @property
+    def attempts(self) -> int: ...
+    @property
+    def requests(self) -> Mapping[str, int]: ...
+    @property
+    def retries(self) -> int: ...
+    @property
+    def splits(self) -> int: ...
+    @property
+    def bytes_raw(self) -> int: ...
+    @property
+    def bytes_sent(self) -> int: ...
+
+
+class OutputReading(msgspec.Struct, frozen=True):
+    """The counters of one output. Read *counters* before *rings*: see :func:`read`."""
+
+    name: str
+    type: str
+    counters: DeliveryCounters
+    rings: Mapping[int, "RingStats"]
+    """By the number of the lane that writes it."""
+
+
+def read(
+    listeners: Mapping[int, tuple[str, str]],
+    lanes: Sequence["LaneStats"],
+    outputs: Iterable[OutputReading],
+) -> Ledger:
+    """Add the counters up.
+
+    *listeners* gives the name and the address for each listener number in use on the lanes; a number that
+    is not in it appears as ``#number``. The counters are best read against the stream (delivery, rings,
+    lanes): what lies further down can then lag behind, but never seem to have made a metric.
+    """
+    outputs = list(outputs)
+    problems = [*_lane_problems(lanes, listeners)]
+    accounts = []
+    for output in outputs:
+        account = _output(output)
+        problems += _output_problems(account)
+        accounts.append(account)
+    return Ledger(
+        listeners=_listeners(listeners, lanes),
+        lanes=tuple(_lane(stats) for stats in lanes),
+        outputs=tuple(accounts),
+        problems=tuple(problems),
+    )
+
+
+def settle(take: Callable[[], Ledger], patience: float = 0.5, pause: float = 0.02) -> tuple[Ledger, bool]:
+    """Take readings until one balances or nothing moves any more: (the last reading, whether it is final).
+
+    Blocks for *patience* seconds at most, *pause* between two readings. A reading that does not balance is
+    only final after five in a row that were the same: a batch is counted as delivered a moment before it
+    leaves its ring, and on a busy machine that moment can be a few milliseconds.
+    """
+    deadline = time.monotonic() + patience
+    ledger = take()
+    same = 1
+    while ledger.problems and same < 5:
+        if time.monotonic() > deadline:
+            return ledger, False
+        time.sleep(pause)
+        before, ledger = ledger, take()
+        same = same + 1 if _counts(ledger) == _counts(before) else 1
+    return ledger, True
+
+
+def _counts(ledger: Ledger) -> tuple[object, ...]:
+    """What stands still when no metric moves; beats and processor time go on at rest."""
+    return (ledger.listeners, tuple(lane.accepted for lane in ledger.lanes), ledger.outputs)
+
+
+def _name(number: int, listeners: Mapping[int, tuple[str, str]]) -> tuple[str, str]:
+    return listeners.get(number, (f"#{number}", ""))
+
+
+def _listeners(
+    names: Mapping[int, tuple[str, str]], lanes: Sequence["LaneStats"]
+) -> tuple[ListenerAccount, ...]:
+    parts: dict[int, list[ListenerStats]] = {number: [] for number in names}
+    for lane in lanes:
+        for number, stats in lane["listeners"].items():
+            parts.setdefault(number, []).append(stats)
+    return tuple(
+        ListenerAccount(
+            name=_name(number, names)[0],
+            address=_name(number, names)[1],
+            sockets=sum(part["sockets"] for part in of_listener),
+            datagrams=sum(part["datagrams"] for part in of_listener),
+            bytes=sum(part["bytes"] for part in of_listener),
+            received=sum(part["received"] for part in of_listener),
+            accepted=sum(part["accepted"] for part in of_listener),
+            rewritten=sum(part["rewritten"] for part in of_listener),
+            clamped=sum(part["clamped"] for part in of_listener),
+            dropped=_add(part["dropped"] for part in of_listener),
+            kernel_drops=sum(part["kernel_drops"] for part in of_listener),
+            queue_bytes=sum(part["queue_bytes"] for part in of_listener),
+            receive_buffer_bytes=sum(part["receive_buffer_bytes"] for part in of_listener),
+        )
+        for number, of_listener in sorted(parts.items())
+    )
+
+
+def _lane(stats: "LaneStats") -> LaneAccount:
+    return LaneAccount(
+        lane=stats["lane"],
+        running=stats["running"],
+        beats=stats["beats"],
+        receives=stats["receives"],
+        accepted=stats["accepted"],
+        cpu_ns=stats["cpu_ns"],
+    )
+
+
+def _output(reading: OutputReading) -> OutputAccount:
+    counters = reading.counters
+    rings = tuple(
+        RingAccount(
+            lane=lane,
+            accepted=stats["accepted"],
+            written=stats["written"],
+            missed=stats["missed"],
+            written_bytes=stats["written_bytes"],
+            waiting=stats["waiting"],
+            waiting_bytes=stats["waiting_bytes"],
+            capacity_bytes=stats["capacity_bytes"],
+            slots_used=stats["slots_used"],
+            restarts=stats["restarts"],
+        )
+        for lane, stats in sorted(reading.rings.items())
+    )
+    return OutputAccount(
+        name=reading.name,
+        type=reading.type,
+        written=sum(ring.written for ring in rings),
+        missed=sum(ring.missed for ring in rings),
+        delivered=counters.delivered,
+        rejected=counters.rejected,
+        dropped=dict(counters.dropped),
+        waiting=sum(ring.waiting for ring in rings),
+        waiting_bytes=sum(ring.waiting_bytes for ring in rings),
+        capacity_bytes=sum(ring.capacity_bytes for ring in rings),
+        batches=counters.batches,
+        attempts=counters.attempts,
+        requests=dict(counters.requests),
+        retries=counters.retries,
+        splits=counters.splits,
+        bytes_raw=counters.bytes_raw,
+        bytes_sent=counters.bytes_sent,
+        rings=rings,
+    )
+
+
+def _lane_problems(lanes: Sequence["LaneStats"], names: Mapping[int, tuple[str, str]]) -> Iterable[str]:
+    """The first law, for each listener on each lane."""
+    for lane in lanes:
+        for number, stats in sorted(lane["listeners"].items()):
+            dropped = sum(stats["dropped"].values())
+            if stats["received"] != stats["accepted"] + dropped:
+                yield (
+                    f"listener {_name(number, names)[0]}, lane {lane['lane']}: "
+                    f"{stats['received']} received, but {stats['accepted']} accepted + {dropped} dropped"
+                )
+        accepted = sum(stats["accepted"] for stats in lane["listeners"].values())
+        if accepted != lane["accepted"]:
+            yield f"lane {lane['lane']}: {lane['accepted']} accepted, but {accepted} by its listeners"
+
+
+def _output_problems(output: OutputAccount) -> Iterable[str]:
+    """The second law for each ring, the third for the output."""
+    for ring in output.rings:
+        if ring.accepted != ring.written + ring.missed:
+            yield (
+                f"output {output.name}, ring of lane {ring.lane}: {ring.accepted} accepted, "
+                f"but {ring.written} written + {ring.missed} missed"
+            )
+    dropped = sum(output.dropped.values())
+    if output.written != output.delivered + output.rejected + output.waiting + dropped:
+        yield (
+            f"output {output.name}: {output.written} written, but {output.delivered} delivered + "
+            f"{output.rejected} rejected + {output.waiting} waiting + {dropped} dropped"
+        )
+
+
+def _add(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for part in parts:
+        for reason, count in part.items():
+            total[reason] = total.get(reason, 0) + count
+    return total
