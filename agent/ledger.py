@@ -17,6 +17,7 @@ law broken looks again before believing it: :func:`settle`. The kernel's own dro
 they are read from the sockets and shown beside it.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -175,10 +176,12 @@ def read(
     )
 
 
-def settle(take: Callable[[], Ledger], patience: float = 0.5, pause: float = 0.02) -> tuple[Ledger, bool]:
+async def settle(
+    take: Callable[[], Ledger], patience: float = 0.5, pause: float = 0.02
+) -> tuple[Ledger, bool]:
     """Take readings until one balances or nothing moves any more: (the last reading, whether it is final).
 
-    Blocks for *patience* seconds at most, *pause* between two readings. A reading that does not balance is
+    Gives up after *patience* seconds, *pause* between two readings. A reading that does not balance is
     only final after five in a row that were the same: a batch is counted as delivered a moment before it
     leaves its ring, and on a busy machine that moment can be a few milliseconds.
     """
@@ -188,7 +191,7 @@ def settle(take: Callable[[], Ledger], patience: float = 0.5, pause: float = 0.0
     while ledger.problems and same < 5:
         if time.monotonic() > deadline:
             return ledger, False
-        time.sleep(pause)
+        await asyncio.sleep(pause)
         before, ledger = ledger, take()
         same = same + 1 if _counts(ledger) == _counts(before) else 1
     return ledger, True

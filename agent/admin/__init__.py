@@ -1,0 +1,1 @@
+"""The admin HTTP: health, metrics, status and, on the control socket, reload."""

@@ -1,0 +1,122 @@
+"""What the service tells about itself, and the JSON that ``/api/status`` makes of it.
+
+The service is written after this package, so what the admin HTTP wants of it stands here as
+:class:`Provider`. Nothing secret passes through: no token, no password, no header.
+"""
+
+import os
+import time
+from typing import Any, Protocol
+
+import msgspec
+
+from agent import __version__
+from agent.ledger import Ledger, settle
+
+
+class ReloadOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What one reload came to. If *problems* is not empty it was refused, and the old config runs on."""
+
+    time: float
+    """Seconds since 1970."""
+    changes: tuple[str, ...] = ()
+    """What is different now, one line each, secrets masked."""
+    problems: tuple[str, ...] = ()
+    """Why it was refused, one line each."""
+
+    @property
+    def applied(self) -> bool:
+        return not self.problems
+
+
+class ReloadStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """All reloads since the start."""
+
+    applied: int = 0
+    refused: int = 0
+    applied_time: float = 0.0
+    """When the config that runs now went live, seconds since 1970; the start counts."""
+    last: ReloadOutcome | None = None
+
+
+class OutputState(msgspec.Struct, frozen=True, kw_only=True):
+    """How an output fares right now."""
+
+    name: str
+    type: str
+    target: str
+    """Where it sends to, without credentials: an address or a folder."""
+    state: str
+    """``ok``, ``retrying`` (network, overload) or ``holding`` (a person must mend it: 401, 403, 404)."""
+    since: float = 0.0
+    """Seconds since 1970."""
+    last_error: str = ""
+    """The server's own words, or the network's."""
+
+
+class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The service apart from its counters."""
+
+    state: str
+    """``starting``, ``running``, ``reloading``, ``draining`` or ``stopped``."""
+    started: float
+    """Seconds since 1970."""
+    config: str
+    """Path of the config file."""
+    reload: ReloadStatus
+    outputs: tuple[OutputState, ...] = ()
+
+
+class Provider(Protocol):
+    """The service, as the admin HTTP sees it. Called in the event loop's thread; must not block."""
+
+    def status(self) -> ServiceStatus:
+        """The service apart from its counters."""
+
+    def ledger(self) -> Ledger:
+        """One reading of all counters."""
+
+    def ready(self) -> list[str]:
+        """Why nothing can be received now, one line each; empty if it can. Never speaks of the database."""
+
+    async def reload(self) -> ReloadOutcome:
+        """Read the config again and put it to work, or say why not. Reloads run one after the other."""
+
+
+async def document(provider: Provider) -> dict[str, Any]:
+    """The body of ``/api/status``, ready for JSON. Takes half a second at most: see :func:`settle`."""
+    ledger, final = await settle(provider.ledger)
+    status = provider.status()
+    reload = msgspec.to_builtins(status.reload)
+    if status.reload.last is not None:
+        reload["last"]["applied"] = status.reload.last.applied
+    states = {output.name: output for output in status.outputs}
+    outputs: list[dict[str, Any]] = []
+    for account in ledger.outputs:
+        # An output that has left the config still owns its counters.
+        state = states.get(
+            account.name, OutputState(name=account.name, type=account.type, target="", state="retired")
+        )
+        outputs.append(msgspec.to_builtins(state) | {"ledger": msgspec.to_builtins(account)})
+    return {
+        "version": __version__,
+        "pid": os.getpid(),
+        "state": status.state,
+        "started": status.started,
+        "uptime": max(0.0, time.time() - status.started),
+        "config": status.config,
+        "ready": not (reasons := provider.ready()),
+        "not_ready": reasons,
+        "reload": reload,
+        "listeners": msgspec.to_builtins(ledger.listeners),
+        "lanes": msgspec.to_builtins(ledger.lanes),
+        "outputs": outputs,
+        "ledger": {"balance": balance(ledger, final), "problems": list(ledger.problems)},
+    }
+
+
+def balance(ledger: Ledger, final: bool) -> str:
+    """``balanced``, ``moving`` (not at rest long enough to tell) or ``broken`` (does not hold at rest)."""
+    if not ledger.problems:
+        return "balanced"
+    return "broken" if final else "moving"
