@@ -1,0 +1,194 @@
+"""The compiled data plane, as the control plane sees it.
+
+Everything here is safe to call from any Python thread unless a docstring says otherwise. Sizes are
+in bytes, durations in seconds, points in time in nanoseconds since 1970 (realtime clock).
+"""
+
+from collections.abc import Sequence
+from typing import TypedDict, final
+
+from typing_extensions import Buffer
+
+ISA: str
+"""Kernels chosen at import: ``"avx2"`` or ``"scalar"`` (``PENSTOCK_ISA=scalar`` forces the latter)."""
+
+REASONS: tuple[str, ...]
+"""Why a metric may be dropped by a lane, in the order of the counters."""
+
+class ListenerStats(TypedDict):
+    datagrams: int
+    bytes: int
+    received: int
+    accepted: int
+    rewritten: int
+    clamped: int
+    dropped: dict[str, int]
+    sockets: int
+    kernel_drops: int
+    queue_bytes: int
+    receive_buffer_bytes: int
+
+class LaneStats(TypedDict):
+    lane: int
+    beats: int
+    receives: int
+    accepted: int
+    cpu_ns: int
+    running: bool
+    listeners: dict[int, ListenerStats]
+
+class RingStats(TypedDict):
+    accepted: int
+    written: int
+    missed: int
+    written_bytes: int
+    freed: int
+    waiting: int
+    waiting_bytes: int
+    capacity_bytes: int
+    slots_used: int
+    restarts: int
+
+class ReadResult(TypedDict):
+    body: bytes
+    received: int
+    accepted: int
+    rewritten: int
+    clamped: int
+    dropped: dict[str, int]
+
+@final
+class Waker:
+    """An eventfd that rings signal and a flusher waits on."""
+
+    def __init__(self) -> None: ...
+    def wait(self, timeout: float) -> bool:
+        """Sleep until woken (True, and the signal is consumed) or *timeout* seconds have passed (False).
+
+        A negative timeout waits for ever. The GIL is released meanwhile.
+        """
+    def wake(self) -> None: ...
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
+
+@final
+class Ring:
+    """One writer, one reader: a region of memory mapped twice in a row from a file.
+
+    ``path=None`` maps anonymous memory. *capacity* is rounded up to a multiple of the page size.
+    A slot is closed at *slot_bytes* or *slot_metrics*, whichever comes first, so that batches can be cut there.
+    *unsigned* tells whether unsigned integers (``1u``) may be written; if not they become ``i``, clamped.
+    """
+
+    def __init__(
+        self,
+        path: str | None,
+        capacity: int,
+        waker: Waker,
+        *,
+        slot_bytes: int = ...,
+        slot_metrics: int = ...,
+        unsigned: bool = ...,
+    ) -> None: ...
+    @property
+    def path(self) -> str | None: ...
+    @property
+    def capacity(self) -> int: ...
+    @property
+    def unsigned(self) -> bool: ...
+    def limits(self, slot_bytes: int, slot_metrics: int) -> None:
+        """Change where slots are closed; takes effect with the next burst."""
+    def put(self, data: Buffer, metrics: int = ..., arrival_ns: int = ...) -> bool:
+        """Write one finished run and publish it; False if it does not fit. Only where no lane writes."""
+    def take(self, bytes_max: int, metrics_max: int, partial: bool) -> Batch | None:
+        """The next batch: whole slots up to both limits, at least one slot.
+
+        None if nothing waits, or if less than either limit waits and *partial* is false. Reader's thread only.
+        """
+    def arm(self, bytes_min: int, metrics_min: int) -> bool:
+        """Ask for a wake-up once so much is pending (not yet taken). True if it is already. Reader's thread only."""
+    def pending(self) -> tuple[int, int]:
+        """(metrics, bytes) published and not yet taken."""
+    def stats(self) -> RingStats: ...
+    def close(self, unlink: bool = ...) -> None:
+        """Detach. The memory goes when the last batch is released; the file at once if *unlink*."""
+
+@final
+class Batch(Buffer):
+    """A contiguous run of a ring. ``memoryview(batch)`` is its bytes, without a copy, read-only.
+
+    Taking a view of a released batch raises ValueError; releasing a batch with open views raises BufferError.
+    Several batches of a ring may be out at once and be released in any order; the ring's space is
+    freed in the order in which they were taken. A batch that is garbage-collected unreleased is released.
+    """
+
+    @property
+    def metrics(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def oldest_ns(self) -> int: ...
+    @property
+    def released(self) -> bool: ...
+    def release(self) -> None: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
+class Lane:
+    """One writing thread that owns its sockets and writes its rings.
+
+    Call :meth:`run` in a thread of its own: it holds no GIL until it returns. The other methods may be
+    called from any other thread, before, during and after; while the lane runs, they return after it
+    has carried them out between two bursts.
+    """
+
+    def __init__(self, index: int) -> None: ...
+    def run(self) -> None:
+        """Receive until :meth:`stop`. Raises OSError if the lane cannot go on."""
+    def stop(self, drain: float = ...) -> None:
+        """Ask the lane to read what its sockets still hold, for *drain* seconds at most, and return from run."""
+    def set_tags(self, tags: Sequence[tuple[bytes, bytes]]) -> None:
+        """Tags (raw, not escaped) added to each metric that does not carry them."""
+    def set_rings(self, rings: Sequence[Ring]) -> None:
+        """Write to these rings, and no others, from the next burst on. At most 16."""
+    def add_socket(
+        self,
+        listener: int,
+        fd: int,
+        *,
+        precision: str = ...,
+        line_bytes_max: int = ...,
+        datagram_bytes_max: int = ...,
+        gro: bool = ...,
+    ) -> None:
+        """Receive from *fd* (borrowed, made non-blocking; the caller keeps it open until removed).
+
+        *listener* is a number below 64 of the caller's choosing; the counters of a number live as long as the lane.
+        Adding an fd that is already there changes its settings. Raises OSError, ValueError.
+        """
+    def remove_socket(self, fd: int, drain: bool = ...) -> None:
+        """Stop receiving from *fd*, with *drain* after reading what it holds."""
+    def stats(self) -> LaneStats: ...
+    def sample(self) -> tuple[int, str, bytes] | None:
+        """A malformed line seen since the last call: (listener, reason, at most 256 of its bytes), or None."""
+
+def read_lines(
+    data: Buffer,
+    *,
+    precision: str = ...,
+    tags: Sequence[tuple[bytes, bytes]] = ...,
+    now_ns: int = ...,
+    unsigned: bool = ...,
+    line_bytes_max: int = ...,
+    isa: str | None = ...,
+) -> ReadResult:
+    """Read one datagram as a lane does, and return what it would write. For tests, ``check`` and tools.
+
+    Lines without a timestamp are stamped *now_ns*, *now_ns* + 1, … *isa* forces a kernel: "scalar" or "avx2".
+    """
+
+def count_lines(data: Buffer) -> int:
+    """Lines in a body that we wrote; newlines inside quoted strings do not count."""
+
+def split_lines(data: Buffer, lines: int) -> int:
+    """Offset just behind the first *lines* lines of a body that we wrote."""

@@ -1,0 +1,56 @@
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+
+cdef extern from "port.h" nogil:
+    ctypedef struct counter_t:
+        pass
+    uint64_t counter_get(const counter_t *c) noexcept
+    enum:
+        CACHE_LINE
+        PORT_PADDING
+
+
+cdef extern from "ring.h" nogil:
+    enum:
+        RING_SLOTS
+        RING_OUT_MAX
+
+    ctypedef struct ring_t:
+        uint64_t capacity
+        uint8_t *data
+        int wake_fd
+        bint unsigned_ok
+        uint32_t slot_bytes_max   # atomic; Cython stores it with sequential consistency
+        uint32_t slot_metrics_max
+        uint64_t position
+        uint64_t taken_metrics
+        uint64_t taken_bytes
+        counter_t accepted
+        counter_t written
+        counter_t missed
+        counter_t written_bytes
+        counter_t restarts
+        counter_t published_metrics
+        counter_t published_bytes
+        counter_t freed
+        counter_t freed_bytes
+
+    ctypedef struct ring_batch_t:
+        const uint8_t *bytes
+        uint64_t length
+        uint64_t end
+        uint32_t metrics
+        int64_t oldest_ns
+
+    int ring_open(ring_t *r, int fd, uint64_t capacity) noexcept
+    void ring_close(ring_t *r) noexcept
+    uint8_t *ring_reserve(ring_t *r, uint64_t n) noexcept
+    void ring_commit(ring_t *r, uint64_t n, uint32_t metrics, int64_t arrival_ns) noexcept
+    void ring_publish(ring_t *r) noexcept
+    void ring_notify(ring_t *r) noexcept
+    void ring_begin(ring_t *r) noexcept
+    bint ring_take(ring_t *r, uint64_t bytes_max, uint64_t metrics_max, bint partial, ring_batch_t *batch) noexcept
+    void ring_free(ring_t *r, const ring_batch_t *batch) noexcept
+    bint ring_arm(ring_t *r, uint64_t bytes_min, uint64_t metrics_min) noexcept
+    uint64_t ring_slots_used(ring_t *r) noexcept
+    void ring_count_accepted(ring_t *r, uint64_t metrics) noexcept

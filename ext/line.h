@@ -1,0 +1,233 @@
+/* One line of line protocol, taken apart, and how it is written into the rings.
+ *
+ *   cpu,host=a,dc=eu1 idle=1.5,busy=2i 1700000000000000000 LF
+ *   ^^^^^^^^^^^^^^^^^                                           series: measurement and tags
+ *                     ^^^^^^^^^^^^^^^^                          fields
+ *                                      ^^^^^^^^^^^^^^^^^^^      time: nanoseconds, decimal
+ *
+ * Specification of the text: https://docs.influxdata.com/influxdb/v2/reference/syntax/line-protocol/
+ * What we emit is the subset of it that every InfluxDB accepts.
+ */
+#ifndef PENSTOCK_LINE_H
+#define PENSTOCK_LINE_H
+
+#include "num.h"
+#include "ring.h"
+#include "scan.h"
+#include "stats.h"
+
+#define LINE_TAGS_MAX 64u      /* agent tags */
+#define LINE_TAGS_TEXT_MAX 65536u /* bytes of all agent tags together */
+#define LINE_KEYS_FAST 64u     /* tags, and fields, that the fast path takes; the general one takes any number */
+#define LINE_WINDOW 16384u     /* bytes indexed at a time: text and index stay in the first-level cache */
+#define LINE_KEY_BYTES 65535u  /* InfluxDB's limit of series key + 4 + field key */
+#define LINE_TIME_MIN (INT64_MIN + 2)
+#define LINE_TIME_MAX (INT64_MAX - 1)
+#define LINE_TEXT_MAX 65536u     /* default limit of a line, bytes */
+#define LINE_SAMPLE_BYTES 256u
+
+/* Precision of timestamps without a unit: how many decimal zeros make nanoseconds of it. */
+typedef enum { LINE_NS = 0, LINE_US = 3, LINE_MS = 6, LINE_S = 9 } line_precision_t;
+
+/* A key as it stands in the text (escaped), with what finds equal ones fast. */
+typedef struct {
+    const uint8_t *text; /* borrowed */
+    uint32_t length;
+    uint64_t hash;
+} line_key_t;
+
+/* Agent tags, ready to be appended: text holds ",key=value" for each, one behind the other. */
+typedef struct {
+    uint8_t *text; /* owned, PORT_PADDING readable behind it */
+    uint32_t length;
+    uint32_t count;
+    struct {
+        line_key_t key; /* inside text */
+        uint32_t start, end; /* of ",key=value" in text */
+    } tag[LINE_TAGS_MAX];
+} line_tags_t;
+
+/* A line in canonical form, in pieces that are borrowed until the next line is read. */
+typedef struct {
+    const uint8_t *series;
+    const uint8_t *fields;
+    const uint8_t *fields_signed; /* as fields, `u` written as `i`; for rings that may not hold unsigned */
+    const uint8_t *extra;         /* agent tags to append to the series */
+    const uint8_t *time;          /* decimal digits; NULL: to be stamped */
+    uint32_t series_length;
+    uint32_t fields_length;
+    uint32_t fields_signed_length;
+    uint32_t extra_length;
+    uint32_t time_length;
+    uint32_t time_zeros; /* to be written behind the digits */
+    uint32_t clamped;    /* fields cut in fields_signed */
+    bool joined;         /* series, SPACE and fields (and SPACE and time) stand in the text as they are to be written */
+    bool rewritten;
+} line_t;
+
+/* A malformed line for the log. Filled by the lane when `ready` is false, emptied by the control plane. */
+typedef struct {
+    _Atomic bool ready;
+    uint16_t listener;
+    int16_t reason;
+    uint32_t length;
+    uint8_t text[LINE_SAMPLE_BYTES];
+} line_sample_t;
+
+/* Everything a lane needs to read lines. Large: allocate once. */
+typedef struct {
+    scan_index_fn scan;
+    const line_tags_t *tags; /* owned by the lane */
+    ring_t *rings[16];       /* borrowed from their Ring objects */
+    uint32_t ring_count;
+    uint32_t line_bytes_max;
+    line_precision_t precision;
+    uint16_t listener;
+    int64_t arrival_ns; /* of this burst */
+    int64_t stamp_ns;   /* last one given */
+    uint32_t stamp_length;
+    uint8_t stamp[20 + PORT_PADDING]; /* stamp_ns as text */
+    line_sample_t *sample;            /* may be NULL */
+
+    uint32_t index[LINE_WINDOW + SCAN_SLACK];
+    uint8_t *scratch; /* owned: where the general path builds lines */
+    size_t scratch_bytes;
+    line_key_t *keys; /* owned: tags or fields of a line in the general path */
+    size_t keys_max;
+    uint8_t extra[LINE_TAGS_TEXT_MAX + PORT_PADDING]; /* agent tags that a line lacks, where it has some of them */
+} line_reader_t;
+
+/* Hash of a key of n >= 1 bytes; reads up to 8 behind the start. Keys of up to 16 bytes with equal
+ * first and last eight are equal; others are compared. */
+static inline uint64_t line_hash(const uint8_t *p, uint32_t n)
+{
+    uint64_t mask = n >= 8 ? ~UINT64_C(0) : (UINT64_C(1) << 8 * n) - 1;
+    uint64_t first = port_load64(p) & mask;
+    uint64_t last = port_load64(n >= 8 ? p + n - 8 : p) & mask;
+    return (first ^ n) * UINT64_C(0x9E3779B97F4A7C15) ^ (last + n) * UINT64_C(0xC2B2AE3D27D4EB4F);
+}
+
+static inline bool line_key_equal(const line_key_t *a, const line_key_t *b)
+{
+    return a->hash == b->hash && a->length == b->length && memcmp(a->text, b->text, a->length) == 0;
+}
+
+/* Gives the next stamp: the burst's arrival, or one more than the last. */
+static inline void line_stamp_next(line_reader_t *c)
+{
+    if (c->stamp_ns < c->arrival_ns) {
+        c->stamp_ns = c->arrival_ns;
+    } else {
+        c->stamp_ns++;
+        uint8_t *last = &c->stamp[c->stamp_length - 1];
+        if (*last != '9' && c->stamp_ns > 0) {
+            ++*last;
+            return;
+        }
+    }
+    c->stamp_length = (uint32_t)num_write_i64(c->stamp, c->stamp_ns);
+}
+
+/* Bytes that the line takes in a ring. A stamp has to be given before. */
+static inline uint32_t line_bytes(const line_reader_t *c, const line_t *l, bool unsigned_ok)
+{
+    uint32_t time = l->time ? l->time_length + l->time_zeros : c->stamp_length;
+    return l->series_length + l->extra_length + (unsigned_ok ? l->fields_length : l->fields_signed_length) + time + 3;
+}
+
+/* Writes the line's bytes at `to`, which has room for line_bytes and PORT_PADDING. */
+static inline void line_put(const line_reader_t *c, const line_t *l, bool unsigned_ok, uint8_t *to)
+{
+    if (l->joined && l->extra_length == 0) {
+        uint32_t n = l->series_length + 1 + l->fields_length;
+        if (l->time && l->time_zeros == 0) {
+            n += 1 + l->time_length;
+            port_copy(to, l->series, n);
+            to[n] = '\n';
+            return;
+        }
+        port_copy(to, l->series, n);
+        to += n;
+    } else {
+        port_copy(to, l->series, l->series_length);
+        to += l->series_length;
+        if (l->extra_length) {
+            port_copy(to, l->extra, l->extra_length);
+            to += l->extra_length;
+        }
+        *to++ = ' ';
+        uint32_t n = unsigned_ok ? l->fields_length : l->fields_signed_length;
+        port_copy(to, unsigned_ok ? l->fields : l->fields_signed, n);
+        to += n;
+    }
+    *to++ = ' ';
+    if (l->time) {
+        port_copy(to, l->time, l->time_length);
+        to += l->time_length;
+        memset(to, '0', 9); /* at most nine: the rest is overwritten or lies in the padding */
+        to += l->time_zeros;
+    } else {
+        port_copy(to, c->stamp, c->stamp_length);
+        to += c->stamp_length;
+    }
+    *to = '\n';
+}
+
+/* Puts the agent's tags that the line does not carry into l->extra. */
+static inline void line_add_tags(line_reader_t *c, line_t *l, const line_key_t *keys, uint32_t key_count)
+{
+    const line_tags_t *tags = c->tags;
+    l->extra = tags->text;
+    l->extra_length = tags->length;
+    uint64_t present = 0;
+    for (uint32_t i = 0; i < tags->count; i++)
+        for (uint32_t k = 0; k < key_count; k++)
+            if (unlikely(keys[k].hash == tags->tag[i].key.hash) && line_key_equal(&keys[k], &tags->tag[i].key))
+                present |= UINT64_C(1) << i;
+    if (likely(present == 0))
+        return;
+    l->extra = c->extra;
+    l->extra_length = 0;
+    for (uint32_t i = 0; i < tags->count; i++)
+        if (!(present >> i & 1)) {
+            uint32_t n = tags->tag[i].end - tags->tag[i].start;
+            memcpy(c->extra + l->extra_length, tags->text + tags->tag[i].start, n);
+            l->extra_length += n;
+        }
+}
+
+/* Writes an accepted line into every ring that has room. */
+static inline void line_emit(line_reader_t *c, const line_t *l, line_counts_t *counts)
+{
+    if (l->time == NULL)
+        line_stamp_next(c);
+    uint32_t taken = 0, full = 0, clamped = 0;
+    for (uint32_t i = 0; i < c->ring_count; i++) {
+        ring_t *r = c->rings[i];
+        uint32_t n = line_bytes(c, l, r->unsigned_ok);
+        uint8_t *to = ring_reserve(r, n);
+        if (unlikely(to == NULL)) {
+            full |= 1u << i;
+            continue;
+        }
+        line_put(c, l, r->unsigned_ok, to);
+        ring_commit(r, n, 1, c->arrival_ns);
+        taken++;
+        if (!r->unsigned_ok)
+            clamped = l->clamped;
+    }
+    if (unlikely(full) && taken)
+        for (uint32_t i = 0; i < c->ring_count; i++)
+            if (full >> i & 1)
+                counter_add(&c->rings[i]->missed, 1);
+    if (unlikely(taken == 0)) {
+        counts->dropped[DROP_RING_FULL]++;
+        counts->any_dropped = true;
+        return;
+    }
+    counts->accepted++;
+    counts->rewritten += l->rewritten;
+    counts->clamped += clamped;
+}
+
+#endif

@@ -1,0 +1,180 @@
+/* Reads the lines of one datagram (or of any other piece of text) and writes them into the rings. */
+#ifndef PENSTOCK_LINE_READER_H
+#define PENSTOCK_LINE_READER_H
+
+#include "line_fast.h"
+#include "line_general.h"
+
+/* ---- agent tags ---- */
+
+static inline void line_tags_free(line_tags_t *tags)
+{
+    if (tags != NULL)
+        free(tags->text);
+    free(tags);
+}
+
+/* No tags yet; NULL without memory. */
+static inline line_tags_t *line_tags_new(void)
+{
+    line_tags_t *tags = calloc(1, sizeof *tags);
+    if (tags == NULL)
+        return NULL;
+    tags->text = calloc(1, LINE_TAGS_TEXT_MAX + PORT_PADDING);
+    if (tags->text == NULL) {
+        free(tags);
+        return NULL;
+    }
+    return tags;
+}
+
+/* Appends a tag whose key and value are escaped already. False if there is no room. */
+static inline bool line_tags_add(line_tags_t *tags, const uint8_t *key, uint32_t key_length, const uint8_t *value,
+                                 uint32_t value_length)
+{
+    uint64_t need = (uint64_t)key_length + value_length + 2;
+    if (tags->count == LINE_TAGS_MAX || tags->length + need > LINE_TAGS_TEXT_MAX)
+        return false;
+    uint8_t *to = tags->text + tags->length;
+    tags->tag[tags->count].start = tags->length;
+    *to = ',';
+    memcpy(to + 1, key, key_length);
+    to[1 + key_length] = '=';
+    memcpy(to + 2 + key_length, value, value_length);
+    tags->length += (uint32_t)need;
+    tags->tag[tags->count].end = tags->length;
+    tags->tag[tags->count].key = (line_key_t){to + 1, key_length, line_hash(to + 1, key_length)};
+    tags->count++;
+    return true;
+}
+
+/* ---- life ---- */
+
+static inline void line_reader_close(line_reader_t *c)
+{
+    free(c->scratch);
+    free(c->keys);
+    c->scratch = NULL;
+    c->keys = NULL;
+}
+
+/* c: zeroed. False without memory. */
+static inline bool line_reader_open(line_reader_t *c, scan_index_fn scan, const line_tags_t *tags)
+{
+    c->scan = scan;
+    c->tags = tags;
+    c->line_bytes_max = LINE_TEXT_MAX;
+    return true;
+}
+
+/* ---- reading ---- */
+
+/* Keeps a malformed line for the log, if the last one has been fetched. */
+static inline void line_keep_sample(line_reader_t *c, const uint8_t *p, uint64_t n, drop_t reason)
+{
+    line_sample_t *sample = c->sample;
+    if (sample == NULL || atomic_load_explicit(&sample->ready, memory_order_acquire))
+        return;
+    sample->length = (uint32_t)(n < LINE_SAMPLE_BYTES ? n : LINE_SAMPLE_BYTES);
+    sample->listener = c->listener;
+    sample->reason = (int16_t)reason;
+    memcpy(sample->text, p, sample->length);
+    atomic_store_explicit(&sample->ready, true, memory_order_release);
+}
+
+static inline void line_drop(line_counts_t *counts, drop_t reason, uint64_t lines)
+{
+    counts->dropped[reason] += lines;
+    counts->any_dropped = true;
+}
+
+/* Has line_general look at the line at p; n bytes follow, with a LF at p[n]. Returns how many it took. */
+static inline __attribute__((noinline)) uint32_t line_read_general(line_reader_t *c, const uint8_t *p, uint32_t n,
+                                                                   line_counts_t *counts)
+{
+    line_t l;
+    uint32_t taken = 0;
+    drop_t reason = DROP_NONE;
+    line_found_t found = line_general(c, p, n, &l, &taken, &reason);
+    if (found == LINE_FOUND_NOTHING)
+        return taken;
+    counts->received++;
+    if (found == LINE_FOUND_GOOD) {
+        line_emit(c, &l, counts);
+        return taken;
+    }
+    line_drop(counts, reason, 1);
+    line_keep_sample(c, p, taken, reason);
+    return taken;
+}
+
+/* Reads lines from text[at] on, LINE_WINDOW bytes at most; returns where to go on. text[n] is a LF. */
+static inline uint32_t line_read_window(line_reader_t *c, uint8_t *text, uint32_t at, uint32_t n, line_counts_t *counts)
+{
+    uint8_t *b = text + at;
+    uint32_t bytes = n - at < LINE_WINDOW ? n - at : LINE_WINDOW;
+    bool last = at + bytes == n;
+    uint8_t behind = b[bytes];
+    b[bytes] = '\n';
+    uint32_t count = c->scan(b, bytes, c->index);
+    c->index[count] = bytes; /* the LF that ends the walk; several, since the walk may look ahead */
+    c->index[count + 1] = bytes;
+    c->index[count + 2] = bytes;
+    const uint32_t *mark = c->index, *marks_end = c->index + count;
+    uint32_t start = 0;
+    line_t l;
+    while (start < bytes) {
+        if (unlikely(b[start] == '\n')) {
+            start++;
+            mark++;
+            continue;
+        }
+        uint32_t end;
+        const uint32_t *next = line_fast(c, b, start, mark, &l, &end);
+        if (likely(next != NULL) && likely(end < bytes || last)) {
+            counts->received++;
+            line_emit(c, &l, counts);
+            start = end + 1;
+            mark = next;
+            continue;
+        }
+        if (next != NULL && start > 0)
+            break; /* cut by the window's end: it is the first of the next window */
+        b[bytes] = behind;
+        start += line_read_general(c, b + start, n - at - start, counts);
+        b[bytes] = '\n';
+        while (mark < marks_end && *mark < start)
+            mark++;
+    }
+    b[bytes] = behind;
+    return at + start;
+}
+
+/* Reads text[0..n). The byte at text[n] is borrowed (overwritten and put back), and PORT_PADDING more are readable. */
+static inline void line_read(line_reader_t *c, uint8_t *text, uint32_t n, line_counts_t *counts)
+{
+    uint8_t behind = text[n];
+    text[n] = '\n';
+    for (uint32_t at = 0; at < n;)
+        at = line_read_window(c, text, at, n, counts);
+    text[n] = behind;
+}
+
+/* Counts the lines of a datagram that is over the limit. It is never read, so quotes do not matter. */
+static inline void line_drop_datagram(line_reader_t *c, const uint8_t *text, uint32_t n, line_counts_t *counts)
+{
+    uint64_t lines = 0;
+    const uint8_t *p = text, *end = text + n;
+    while (p < end) {
+        const uint8_t *lf = memchr(p, '\n', (size_t)(end - p));
+        const uint8_t *stop = lf ? lf : end;
+        lines += stop > p && *p != '#';
+        p = stop + 1;
+    }
+    lines += lines == 0; /* whatever it held, something was lost */
+    counts->received += lines;
+    line_drop(counts, DROP_DATAGRAM_TOO_LARGE, lines);
+    line_keep_sample(c, text, n, DROP_DATAGRAM_TOO_LARGE);
+}
+
+#endif

@@ -1,0 +1,179 @@
+# The ring and its batches, for Python: what a flusher takes, sends and gives back.
+
+cdef extern from "<sys/mman.h>" nogil:
+    int memfd_create(const char *name, unsigned int flags) noexcept
+    enum:
+        MFD_CLOEXEC
+
+cdef extern from "<fcntl.h>" nogil:
+    int c_open "open"(const char *path, int flags, int mode) noexcept
+    enum:
+        O_RDWR
+        O_CREAT
+        O_EXCL
+        O_CLOEXEC
+
+
+@cython.final
+cdef class Ring:
+    cdef ring_t *ring           # owned
+    cdef readonly object path
+    cdef Waker waker            # its descriptor is used by the writer
+    cdef bint detached
+
+    def __cinit__(self, path, uint64_t capacity, Waker waker not None, *, uint32_t slot_bytes=65536,
+                  uint32_t slot_metrics=256, bint unsigned=True):
+        cdef int fd, error
+        cdef bytes name
+        if capacity < 65536 or capacity > <uint64_t>1 << 40:
+            raise ValueError(f"capacity is {capacity} bytes; a ring takes 64 KiB to 1 TiB")
+        self.ring = <ring_t *>alloc_aligned(sizeof(ring_t))
+        self.path = path
+        self.waker = waker
+        self.ring.wake_fd = waker.fileno()
+        self.ring.unsigned_ok = unsigned
+        self.limits(slot_bytes, slot_metrics)
+        if path is None:
+            fd = memfd_create(b"penstock-ring", MFD_CLOEXEC)
+        else:
+            name = os_fsencode(path)
+            fd = c_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
+        if fd < 0:
+            raise OSError(errno, strerror(errno).decode(), path)
+        with nogil:
+            error = ring_open(self.ring, fd, capacity)
+        c_close(fd)
+        if error:
+            if path is not None:
+                os_unlink(path)
+            raise OSError(error, strerror(error).decode(), path)
+
+    def __dealloc__(self):
+        if self.ring != NULL:
+            ring_close(self.ring)
+            free(self.ring)
+
+    @property
+    def capacity(self):
+        return self.ring.capacity
+
+    @property
+    def unsigned(self):
+        return self.ring.unsigned_ok
+
+    def limits(self, uint32_t slot_bytes, uint32_t slot_metrics):
+        if slot_bytes < 1 or slot_metrics < 1:
+            raise ValueError("a slot holds at least one byte and one metric")
+        self.ring.slot_bytes_max = slot_bytes
+        self.ring.slot_metrics_max = slot_metrics
+
+    def put(self, const uint8_t[::1] data not None, uint32_t metrics=1, int64_t arrival_ns=0):
+        cdef uint64_t n = data.shape[0]
+        if n == 0 or metrics == 0:
+            raise ValueError("nothing to put")
+        ring_begin(self.ring)
+        cdef uint8_t *to = ring_reserve(self.ring, n)
+        if to == NULL:
+            return False
+        memcpy(to, &data[0], n)
+        ring_commit(self.ring, n, metrics, arrival_ns)
+        ring_count_accepted(self.ring, metrics)
+        ring_publish(self.ring)
+        ring_notify(self.ring)
+        return True
+
+    def take(self, uint64_t bytes_max, uint64_t metrics_max, bint partial):
+        cdef ring_batch_t found
+        if not ring_take(self.ring, bytes_max, metrics_max, partial, &found):
+            return None
+        cdef Batch batch = Batch.__new__(Batch)
+        batch.ring = self
+        batch.batch = found
+        batch.open = True
+        return batch
+
+    def arm(self, uint64_t bytes_min, uint64_t metrics_min):
+        return ring_arm(self.ring, bytes_min, metrics_min)
+
+    def pending(self):
+        cdef uint64_t metrics = counter_get(&self.ring.published_metrics)
+        cdef uint64_t size = counter_get(&self.ring.published_bytes)
+        return metrics - self.ring.taken_metrics, size - self.ring.taken_bytes
+
+    def stats(self):
+        cdef ring_t *r = self.ring
+        # Freed first: a writer at work meanwhile can only make "waiting" larger, never negative.
+        cdef uint64_t freed = counter_get(&r.freed), freed_bytes = counter_get(&r.freed_bytes)
+        cdef uint64_t written = counter_get(&r.written), written_bytes = counter_get(&r.written_bytes)
+        return {
+            "accepted": counter_get(&r.accepted),
+            "written": written,
+            "missed": counter_get(&r.missed),
+            "written_bytes": written_bytes,
+            "freed": freed,
+            "waiting": written - freed,
+            "waiting_bytes": written_bytes - freed_bytes,
+            "capacity_bytes": r.capacity,
+            "slots_used": ring_slots_used(r),
+            "restarts": counter_get(&r.restarts),
+        }
+
+    def close(self, bint unlink=True):
+        if not self.detached:
+            self.detached = True
+            if unlink and self.path is not None:
+                try:
+                    os_unlink(self.path)
+                except FileNotFoundError:
+                    pass
+
+
+@cython.final
+cdef class Batch:
+    cdef Ring ring              # keeps the memory mapped
+    cdef ring_batch_t batch
+    cdef Py_ssize_t views
+    cdef bint open              # taken and not yet released
+
+    def __init__(self):
+        raise TypeError("batches come from Ring.take")
+
+    def __dealloc__(self):
+        if self.open:
+            ring_free(self.ring.ring, &self.batch)
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        if not self.open:
+            raise ValueError("the batch is released: its bytes belong to the ring again")
+        PyBuffer_FillInfo(view, self, <void *>self.batch.bytes, <Py_ssize_t>self.batch.length, 1, flags)
+        self.views += 1
+
+    def __releasebuffer__(self, Py_buffer *view):
+        self.views -= 1
+
+    def __len__(self):
+        return self.batch.length
+
+    @property
+    def metrics(self):
+        return self.batch.metrics
+
+    @property
+    def nbytes(self):
+        return self.batch.length
+
+    @property
+    def oldest_ns(self):
+        return self.batch.oldest_ns
+
+    @property
+    def released(self):
+        return not self.open
+
+    def release(self):
+        if not self.open:
+            return
+        if self.views:
+            raise BufferError(f"{self.views} views of the batch are still open")
+        self.open = False
+        ring_free(self.ring.ring, &self.batch)
