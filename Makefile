@@ -1,0 +1,122 @@
+# Penstock. `make run` starts the demo from a clean clone, `make help` lists the rest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+VENV := .venv
+PY := $(VENV)/bin/python
+
+# Seconds for each fuzzer of `make fuzz`, and what `make test` and `make bench` pass on.
+FUZZ_SECONDS ?= 60
+TEST_ARGS ?=
+BENCH_ARGS ?=
+
+# A stamp is newer than what it was made of.
+STAMP_VENV := $(VENV)/.made-with-headers
+STAMP_RUN := $(VENV)/.installed-run
+STAMP_DEV := $(VENV)/.installed-dev
+STAMP_CORE := $(VENV)/.built-core
+CORE_SOURCES := setup.py $(wildcard ext/*.pyx ext/*.pxd ext/*.pxi ext/*.h)
+
+.PHONY: help run test bench lint fuzz build clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
+
+run: $(STAMP_CORE)  ## build, and run the agent with configs/demo.toml
+	@exec $(PY) -m agent run -c configs/demo.toml
+
+build: $(STAMP_CORE)  ## environment, dependencies and the compiled core
+
+test: $(STAMP_DEV) $(STAMP_CORE)  ## C tests and Python tests (TEST_ARGS="-k ring -x")
+	@if [ -f tests/c/Makefile ]; then $(MAKE) --no-print-directory -C tests/c test; fi
+	$(PY) -m pytest $(TEST_ARGS)
+
+bench: $(STAMP_DEV) $(STAMP_CORE)  ## benchmarks (BENCH_ARGS=--quick)
+	@$(PY) -m tests.bench $(BENCH_ARGS)
+
+fuzz: $(STAMP_DEV)  ## every fuzzer for FUZZ_SECONDS
+	@$(MAKE) --no-print-directory -C tests/fuzz fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
+
+lint: $(STAMP_DEV) $(STAMP_CORE)  ## ruff, mypy, the stub against the core, cython-lint
+	@$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) -m mypy.stubtest agent._core
+	$(VENV)/bin/cython-lint ext
+
+clean:  ## remove what was built, the environment too
+	@rm -rf build dist *.egg-info agent/_core*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks $(VENV)
+	find agent tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	for folder in tests/c tests/fuzz tests/bench/native; do
+		if [ -f $$folder/Makefile ]; then $(MAKE) --no-print-directory -C $$folder clean; fi
+	done
+
+# A Python of 3.11 or later with venv and headers, and a C compiler: found, or got from the distribution.
+# PYTHON=… chooses the interpreter.
+$(STAMP_VENV):
+	@find_python() {
+		for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do
+			if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+				echo "$$python"
+				return
+			fi
+		done
+	}
+	has_venv() { "$$1" -c 'import ensurepip, venv' 2>/dev/null; }
+	has_headers() {
+		"$$1" -c 'import os, sysconfig; open(os.path.join(sysconfig.get_path("include"), "Python.h"))' 2>/dev/null
+	}
+	has_compiler() { echo 'int main(void) { return 0; }' | $${CC:-cc} -x c -o /dev/null - 2>/dev/null; }
+	python=$$(find_python)
+	missing=()
+	if [ -z "$$python" ] || ! has_venv "$$python" || ! has_headers "$$python"; then
+		# Where python3 is older than 3.11 the distribution may have a newer one beside it.
+		name=python3
+		case "$$(basename "$$python")" in python3.*) name=$$(basename "$$python") ;; esac
+		if [ -z "$$python" ] && command -v python3 >/dev/null; then name=python3.11; fi
+		missing+=("$$name" "$$name-venv" "$$name-dev")
+	fi
+	has_compiler || missing+=(gcc libc6-dev)
+	if [ $${#missing[@]} -gt 0 ]; then
+		sudo=
+		if [ "$$(id -u)" != 0 ]; then sudo=sudo; fi
+		install="apt-get install -y --no-install-recommends $${missing[*]}"
+		if command -v apt-get >/dev/null && { [ -z "$$sudo" ] || $$sudo -n true 2>/dev/null; }; then
+			echo "Installing $${missing[*]}" >&2
+			$$sudo apt-get update -qq
+			$$sudo env DEBIAN_FRONTEND=noninteractive $$install >&2
+			python=$$(find_python)
+		else
+			echo "Penstock needs Python 3.11 or later with venv and headers, and a C compiler. On Debian or Ubuntu:" >&2
+			echo "    sudo apt-get update && sudo $$install" >&2
+			echo "Then run make again." >&2
+			exit 1
+		fi
+	fi
+	if [ -z "$$python" ]; then
+		echo "No Python 3.11 or later was found; install one and run: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2
+		exit 1
+	fi
+	if ! [ -x $(PY) ]; then "$$python" -m venv $(VENV); fi
+	touch $@
+
+# Installed as an editable package: the code runs from here, and `penstock` is in $(VENV)/bin.
+$(STAMP_RUN): $(STAMP_VENV) pyproject.toml
+	@echo "Installing what Penstock needs into $(VENV)" >&2
+	$(PY) -m pip install -q --disable-pip-version-check 'setuptools>=77' 'cython>=3.1'
+	$(PY) -m pip install -q --disable-pip-version-check --no-build-isolation -e .
+	touch $@
+
+$(STAMP_DEV): $(STAMP_RUN)
+	@echo "Installing what the tests need into $(VENV)" >&2
+	$(PY) -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[test,dev]'
+	touch $@
+
+$(STAMP_CORE): $(STAMP_RUN) $(CORE_SOURCES)
+	@echo "Building the compiled core" >&2
+	$(PY) setup.py -q build_ext --inplace
+	touch $@
