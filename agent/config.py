@@ -1,0 +1,209 @@
+"""The configuration: TOML in, frozen structs out, every problem of it reported at once.
+
+What the rest of the agent needs of it is here: :func:`load`, :func:`dump`, :func:`diff` and the structs.
+The parts, in their order: values, kinds, schema (the structs), source (files and references),
+checks (what concerns several keys).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+from msgspec.structs import fields
+
+from agent.config_checks import Section, check
+from agent.config_schema import OUTPUT_TYPE, OUTPUT_TYPES, Table, kinds
+from agent.config_schema import Agent as Agent
+from agent.config_schema import Config as Config
+from agent.config_schema import Destination as Destination
+from agent.config_schema import FileOutput as FileOutput
+from agent.config_schema import Flush as Flush
+from agent.config_schema import InfluxOutput as InfluxOutput
+from agent.config_schema import Listen as Listen
+from agent.config_schema import Log as Log
+from agent.config_schema import NullOutput as NullOutput
+from agent.config_schema import Output as Output
+from agent.config_source import UNFILLED, Source, join, read_tree
+from agent.config_values import hint, quote
+from agent.errors import ConfigError
+
+DEFAULT_PATH = Path("/etc/penstock/penstock.toml")
+
+
+def load(path: Path | None = None) -> Config:
+    """Read the configuration at *path* (default ``/etc/penstock/penstock.toml``) and in ``conf.d`` beside it.
+
+    Raises ConfigError with every problem found. Reads the environment, and the files that references and
+    TLS keys name; opens no socket and contacts no server.
+    """
+    source = read_tree(path if path is not None else DEFAULT_PATH)
+    tree = source.tree
+    _unknown(tree, list(Config.__struct_fields__), "", source)
+    agent = _read_one(Agent, tree, "agent", source)
+    log = _read_one(Log, tree, "log", source)
+    flush = _read_one(Flush, tree, "flush", source)
+    listen = [_read(Listen, table, where, source) for where, table in _tables(tree, "listen", source)]
+    output = [_read_output(table, where, source) for where, table in _tables(tree, "output", source)]
+    check(source, flush, listen, output)
+    if source.problems:
+        raise ConfigError(source.problems)
+    return Config(
+        agent=agent.table,
+        log=log.table,
+        listen=tuple(one.table for one in listen),
+        flush=flush.table,
+        output=tuple(one.table for one in output),
+    )
+
+
+def _read_one(struct: type[Table], tree: dict[str, Any], name: str, source: Source) -> Section:
+    table = tree.get(name, {})
+    if not isinstance(table, dict):
+        source.report(name, f"got {quote(table)}; wanted a table: [{name}]")
+        table = {}
+    return _read(struct, table, name, source)
+
+
+def _tables(tree: dict[str, Any], name: str, source: Source) -> list[tuple[str, dict[str, Any]]]:
+    """The tables of an array with their paths, without those that are none."""
+    array = tree.get(name, [])
+    if not isinstance(array, list):
+        source.report(
+            name, f"got {quote(array)}; wanted an array of tables: write [[{name}]], with double brackets"
+        )
+        # The sole table that was written with single brackets is still worth reading.
+        array = [array] if isinstance(array, dict) else []
+    found = []
+    for index, table in enumerate(array):
+        if isinstance(table, dict):
+            found.append((f"{name}[{index}]", table))
+        else:
+            source.report(f"{name}[{index}]", f"got {quote(table)}; wanted a table: [[{name}]]")
+    return found
+
+
+def _read_output(table: dict[str, Any], path: str, source: Source) -> Section:
+    kind: object = table.get("type")
+    if kind is None:
+        source.report(f"{path}.type", "is missing; wanted " + " or ".join(quote(one) for one in OUTPUT_TYPES))
+    elif kind is not UNFILLED:
+        try:
+            return _read(OUTPUT_TYPES[OUTPUT_TYPE.read(kind)], table, path, source, also=("type",))
+        except ValueError as error:
+            source.report(f"{path}.type", str(error))
+    # Without its type, only what every output has can be judged.
+    common = {key: value for key, value in table.items() if key in kinds(Destination)}
+    section = _read(Destination, common, path, source)
+    return Section(path, section.table, section.given, section.wrong | {"type"})
+
+
+def _read(
+    struct: type[Table], table: dict[str, Any], path: str, source: Source, also: tuple[str, ...] = ()
+) -> Section:
+    """Read every key of *table*, report what is wrong, and go on with defaults."""
+    known = kinds(struct)
+    _unknown(table, [*known, *also], path, source)
+    values: dict[str, Any] = {}
+    wrong: set[str] = set()
+    for field in fields(struct):
+        name, kind = field.name, known[field.name]
+        if name in table and table[name] is not UNFILLED:
+            try:
+                values[name] = kind.read(table[name])
+                continue
+            except ValueError as error:
+                source.report(join(path, name), str(error))
+        elif name not in table:
+            if not field.required:
+                continue
+            source.report(join(path, name), f"is missing; wanted {kind.wanted}")
+        wrong.add(name)
+        if field.required:
+            values[name] = ""
+    return Section(path, struct(**values), table, frozenset(wrong))
+
+
+def _unknown(table: dict[str, Any], known: Sequence[str], path: str, source: Source) -> None:
+    for key in table:
+        if key not in known:
+            places = [
+                place for place, names in _places().items() if key in names and place != path.split("[")[0]
+            ]
+            close = hint(key, list(known), mark="'")
+            if not close:
+                close = (
+                    f"; it belongs in {' or '.join(places)}" if places else f"; known are {', '.join(known)}"
+                )
+            source.report(join(path, key), f"unknown key '{quote(key)[1:-1]}'{close}")
+
+
+@cache
+def _places() -> dict[str, frozenset[str]]:
+    """Where each key belongs, by the header of its table."""
+    return {
+        "[agent]": frozenset(kinds(Agent)),
+        "[log]": frozenset(kinds(Log)),
+        "[[listen]]": frozenset(kinds(Listen)),
+        "[flush]": frozenset(kinds(Flush)),
+        **{f'[[output]] of type "{one.type}"': frozenset(kinds(one)) for one in OUTPUT_TYPES.values()},
+    }
+
+
+def dump(config: Config) -> dict[str, Any]:
+    """The configuration as TOML would hold it, defaults included: ``"200ms"``, ``"1MiB"``, ``***``."""
+    return {
+        "agent": _dump(config.agent),
+        "log": _dump(config.log),
+        "listen": [_dump(one) for one in config.listen],
+        "flush": _dump(config.flush),
+        "output": [_dump(one) for one in config.output],
+    }
+
+
+def _dump(table: Table) -> dict[str, Any]:
+    shown: dict[str, Any] = {}
+    for name, kind in kinds(type(table)).items():
+        shown[name] = kind.show(getattr(table, name))
+        if name == "name" and isinstance(table, Destination):
+            shown["type"] = cast(Output, table).type
+    return shown
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One difference between two configurations, in the form of :func:`dump`; ``None`` where nothing was.
+
+    Listeners and outputs are matched by their names, which stand in the path: ``output[influx].url``.
+    """
+
+    path: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.old!r} → {self.new!r}"
+
+
+def diff(old: Config, new: Config) -> list[Change]:
+    """What *new* changes. A changed secret is reported as such and shown as ``***``."""
+    changes: list[Change] = []
+    for name in ("agent", "log", "flush"):
+        _diff(name, getattr(old, name), getattr(new, name), changes)
+    for name in ("listen", "output"):
+        before: dict[str, Table] = {one.name: one for one in getattr(old, name)}
+        after: dict[str, Table] = {one.name: one for one in getattr(new, name)}
+        for one in dict.fromkeys((*before, *after)):
+            _diff(f"{name}[{one}]", before.get(one), after.get(one), changes)
+    return changes
+
+
+def _diff(path: str, old: Table | None, new: Table | None, changes: list[Change]) -> None:
+    if old is None or new is None or type(old) is not type(new):
+        changes.append(Change(path, _dump(old) if old else None, _dump(new) if new else None))
+        return
+    for name, kind in kinds(type(old)).items():
+        before, after = getattr(old, name), getattr(new, name)
+        if before != after:
+            changes.append(Change(f"{path}.{name}", kind.show(before), kind.show(after)))

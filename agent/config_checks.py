@@ -1,0 +1,195 @@
+"""What concerns several keys of a configuration: what must be unique, belong together, or not meet.
+
+A key that is wrong in itself has been reported before; nothing is said here about what depends on it.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+from agent.config_schema import FileOutput, InfluxOutput, Table
+from agent.config_source import Source
+from agent.config_values import format_duration, format_size, parse_listen_address, quote
+
+LISTENERS_MAX = 64
+"""The lanes keep counters for so many."""
+
+OUTPUTS_MAX = 16
+"""A lane writes at most so many rings."""
+
+# Which version of the write endpoint knows which key, and which it cannot do without.
+_VERSIONS: dict[str, tuple[int, ...]] = {
+    "org": (2,),
+    "bucket": (2,),
+    "token": (2, 3),
+    "database": (1, 3),
+    "retention_policy": (1,),
+    "consistency": (1,),
+    "username": (1,),
+    "password": (1,),
+}
+_REQUIRED = {1: ("database",), 2: ("org", "bucket"), 3: ("database",)}
+
+
+class Section:
+    """One table as it was read: the struct, with defaults in place of what was wrong or missing."""
+
+    def __init__(self, path: str, table: Table, given: Mapping[str, object], wrong: frozenset[str]) -> None:
+        self.path = path
+        self.table: Any = table
+        self.given = given
+        self.wrong = wrong
+
+    def sure(self, *keys: str) -> bool:
+        """True if nothing is wrong with these keys, so that a check on them would not mislead."""
+        return self.wrong.isdisjoint(keys)
+
+    def quoted(self, key: str) -> str:
+        """The value of *key* for a message: as the file has it, with its references unresolved."""
+        return quote(self.given.get(key, getattr(self.table, key)))
+
+
+def check(source: Source, flush: Section, listen: list[Section], output: list[Section]) -> None:
+    """Report to *source* what is wrong between keys; says nothing about keys that are wrong in themselves."""
+    # What seems to be missing may stand in the file that could not be read.
+    if not source.unread:
+        if "listen" not in source.tree or source.tree["listen"] == []:
+            source.report(
+                "listen", 'nothing would be received; wanted at least one [[listen]] with an "address"'
+            )
+        if "output" not in source.tree or source.tree["output"] == []:
+            source.report("output", "nothing would be delivered; wanted at least one [[output]]")
+    if len(listen) > LISTENERS_MAX:
+        source.report("listen", f"{len(listen)} listeners; at most {LISTENERS_MAX} are allowed")
+    if len(output) > OUTPUTS_MAX:
+        source.report("output", f"{len(output)} outputs; at most {OUTPUTS_MAX} are allowed")
+    taken = _check_unique(source, listen, "address", _bound_address)
+    # The name of a listener is its address where none is given, whose repetition is told already.
+    named = [one for one in listen if "name" in one.given or one not in taken]
+    _check_unique(source, named, "name", lambda one: one.table.name if one.sure("name") else "")
+    _check_unique(source, output, "name", lambda one: one.table.name if one.sure("name") else "")
+    _check_unique(source, output, "path", _folder)
+    for section in listen:
+        _check_listen(source, section)
+    for section in output:
+        _check_room(source, flush, section)
+        if isinstance(section.table, InfluxOutput):
+            _check_version(source, section)
+            _check_credentials(source, section)
+            _check_tls(source, section)
+            _check_retry(source, section)
+
+
+def _check_unique(
+    source: Source, sections: list[Section], key: str, identity: Callable[[Section], str]
+) -> list[Section]:
+    """Report, and return, each section whose *identity* an earlier one has; an empty identity is nobody's."""
+    first: dict[str, Section] = {}
+    taken = []
+    for section in sections:
+        what = identity(section)
+        if what and first.setdefault(what, section) is not section:
+            taken.append(section)
+            value = section.quoted(key)
+            source.report(f"{section.path}.{key}", f"{value} is taken by {first[what].path}; wanted another")
+    return taken
+
+
+def _bound_address(section: Section) -> str:
+    """What two listeners cannot both be bound to; empty for port 0, which stands for any free one."""
+    if not section.sure("address"):
+        return ""
+    scheme, host, port, path = parse_listen_address(section.table.address)
+    if scheme == "unixgram":
+        return f"{scheme} {os.path.normpath(path)}"
+    try:
+        host = ip_address(host).compressed
+    except ValueError:
+        host = host.lower()
+    return f"{scheme} {host} {port}" if port else ""
+
+
+def _folder(section: Section) -> str:
+    if not isinstance(section.table, FileOutput) or not section.sure("path"):
+        return ""
+    return os.path.abspath(section.table.path)
+
+
+def _check_listen(source: Source, section: Section) -> None:
+    """Keys that mean nothing for the scheme are refused: whoever sets a mode relies on it."""
+    if not section.sure("address"):
+        return
+    scheme = parse_listen_address(section.table.address).scheme
+    for key, only in (("mode", "unixgram"), ("owner", "unixgram"), ("gro", "udp")):
+        if key in section.given and scheme != only:
+            source.report(f"{section.path}.{key}", f"is for {only}:// only; remove it")
+
+
+def _check_room(source: Source, flush: Section, section: Section) -> None:
+    if not flush.sure("batch_bytes") or not section.sure("ring_bytes"):
+        return
+    ring, batch = section.table.ring_bytes, flush.table.batch_bytes
+    if ring < 2 * batch:
+        source.report(
+            f"{section.path}.ring_bytes",
+            f"{format_size(ring)} must be at least twice flush.batch_bytes ({format_size(batch)}), "
+            "so that one batch is on its way while the next is gathered",
+        )
+
+
+def _check_version(source: Source, section: Section) -> None:
+    """Each version has keys of its own; one that the version would ignore is refused."""
+    if not section.sure("version"):
+        return
+    version = section.table.version
+    wanted = " and ".join(quote(key) for key in _REQUIRED[version])
+    for key, versions in _VERSIONS.items():
+        if (
+            key in section.given
+            and section.sure(key)
+            and getattr(section.table, key)
+            and version not in versions
+        ):
+            known = " and ".join(str(one) for one in versions)
+            source.report(
+                f"{section.path}.{key}", f"is for version {known}; version {version} wants {wanted}"
+            )
+    for key in _REQUIRED[version]:
+        if section.sure(key) and not getattr(section.table, key):
+            source.report(f"{section.path}.{key}", f"is missing; version {version} wants {wanted}")
+
+
+def _check_credentials(source: Source, section: Section) -> None:
+    if section.sure("username", "password") and section.table.password and not section.table.username:
+        source.report(f"{section.path}.username", 'is missing; "password" needs it')
+
+
+def _check_tls(source: Source, section: Section) -> None:
+    table = section.table
+    plain = section.sure("url") and urlsplit(table.url).scheme == "http"
+    for key in ("ca", "cert", "key", "insecure_skip_verify"):
+        value = getattr(table, key)
+        if not section.sure(key) or not value:
+            continue
+        if plain:
+            source.report(
+                f"{section.path}.{key}", 'is for "https://" only, and the url begins with "http://"'
+            )
+        elif isinstance(value, str):
+            try:
+                with open(value, "rb"):
+                    pass
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                source.report(f"{section.path}.{key}", f"{section.quoted(key)} cannot be read: {reason}")
+    if section.sure("cert", "key") and table.key and not table.cert:
+        source.report(f"{section.path}.cert", 'is missing; "key" needs it')
+
+
+def _check_retry(source: Source, section: Section) -> None:
+    table = section.table
+    if section.sure("retry_min", "retry_max") and table.retry_min > table.retry_max:
+        low, high = format_duration(table.retry_min), format_duration(table.retry_max)
+        source.report(f"{section.path}.retry_min", f"{low} is longer than retry_max ({high})")

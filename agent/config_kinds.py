@@ -1,0 +1,293 @@
+"""What a single key of the configuration may hold: one class for each kind of value.
+
+A field of a config struct carries one kind in its annotation, such as
+``Annotated[float, Duration("1ms", "1h")]``. The kind turns what TOML holds into what the agent works
+with (:meth:`Kind.read`), and back into what a person would have written (:meth:`Kind.show`).
+A value that does not fit raises :class:`ValueError` whose message says what was found and what is wanted.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from agent.config_values import (
+    CONTROL,
+    Filled,
+    format_duration,
+    format_size,
+    hint,
+    parse_duration,
+    parse_host_port,
+    parse_listen_address,
+    parse_size,
+    quote,
+)
+
+MASK = "***"
+"""What stands in place of a secret wherever a configuration is shown."""
+
+
+class Kind:
+    """What one key may hold. *secret* values are neither quoted in messages nor shown."""
+
+    secret = False
+    wanted = "a value"
+    """What :meth:`read` takes, in words, for a message."""
+
+    def read(self, value: object) -> Any:
+        """The value that the agent works with. Raises ValueError."""
+        raise NotImplementedError
+
+    def show(self, value: Any) -> Any:
+        """*value* as TOML would hold it."""
+        return value
+
+
+class Flag(Kind):
+    """``true`` or ``false``."""
+
+    def read(self, value: object) -> bool:
+        if isinstance(value, Filled) and value in ("true", "false"):
+            return value == "true"
+        if not isinstance(value, bool):
+            raise ValueError(f"got {quote(value)}; wanted true or false")
+        return value
+
+
+class Integer(Kind):
+    """A whole number from *low* to *high*."""
+
+    def __init__(self, low: int, high: int) -> None:
+        self.low = low
+        self.high = high
+
+    def read(self, value: object) -> int:
+        if isinstance(value, Filled) and re.fullmatch(r"-?[0-9]{1,18}", value):
+            number: object = int(value)
+        else:
+            number = value
+        if isinstance(number, bool) or not isinstance(number, int) or not self.low <= number <= self.high:
+            raise ValueError(f"got {quote(value)}; wanted a whole number from {self.low} to {self.high}")
+        return number
+
+
+class IntegerOrAuto(Integer):
+    """A whole number, or ``"auto"``, which stands for *automatic()*, held within the range."""
+
+    def __init__(self, low: int, high: int, automatic: Callable[[], int]) -> None:
+        super().__init__(low, high)
+        self.automatic = automatic
+
+    def read(self, value: object) -> int:
+        if value == "auto":
+            return max(self.low, min(self.high, self.automatic()))
+        try:
+            return super().read(value)
+        except ValueError as error:
+            raise ValueError(f'{error}, or "auto"') from None
+
+
+class Duration(Kind):
+    """A time span from *low* to *high*; seconds as a float once read."""
+
+    wanted = 'a duration with its unit, such as "200ms" or "30s"'
+
+    def __init__(self, low: str, high: str) -> None:
+        self.low = low
+        self.high = high
+
+    def read(self, value: object) -> float:
+        if not isinstance(value, str):
+            raise ValueError(f"got {quote(value)}; wanted {self.wanted}")
+        try:
+            seconds = parse_duration(value)
+        except ValueError as error:
+            raise ValueError(f"got {quote(value)}; {_unless_filled(value, error, self.wanted)}") from None
+        if not parse_duration(self.low) <= seconds <= parse_duration(self.high):
+            raise ValueError(f"got {quote(value)}; wanted a duration from {self.low} to {self.high}")
+        return seconds
+
+    def show(self, value: Any) -> str:
+        return format_duration(value)
+
+
+class Size(Kind):
+    """A number of bytes from *low* to *high*."""
+
+    wanted = 'a size with its unit, such as "1MiB", "25MB" or "512B"'
+
+    def __init__(self, low: str, high: str) -> None:
+        self.low = low
+        self.high = high
+
+    def read(self, value: object) -> int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            raise ValueError(f'got {value}; wanted a size with its unit: "{value}B" if bytes are meant')
+        if not isinstance(value, str):
+            raise ValueError(f"got {quote(value)}; wanted {self.wanted}")
+        try:
+            size = parse_size(value)
+        except ValueError as error:
+            raise ValueError(f"got {quote(value)}; {_unless_filled(value, error, self.wanted)}") from None
+        if not parse_size(self.low) <= size <= parse_size(self.high):
+            raise ValueError(f"got {quote(value)}; wanted a size from {self.low} to {self.high}")
+        return size
+
+    def show(self, value: Any) -> str:
+        return format_size(value)
+
+
+class Choice(Kind):
+    """One of *values*. Words in *later* are known but belong to a version to come."""
+
+    def __init__(self, *values: str, later: tuple[str, ...] = ()) -> None:
+        self.values = values
+        self.later = later
+
+    def read(self, value: object) -> str:
+        if isinstance(value, str) and value in self.values:
+            return str(value)
+        wanted = " or ".join(quote(word) for word in self.values)
+        if isinstance(value, str) and value in self.later:
+            raise ValueError(f"{quote(value)} is not available in this version; wanted {wanted}")
+        close = (
+            hint(value, list(self.values)) if isinstance(value, str) and not isinstance(value, Filled) else ""
+        )
+        raise ValueError(f"got {quote(value)}; wanted {wanted}{close}")
+
+
+class Text(Kind):
+    """A string without control characters. *pattern* must match all of it; *wanted* says so in words."""
+
+    def __init__(
+        self,
+        *,
+        pattern: str = "",
+        wanted: str = "a string",
+        empty: bool = True,
+        chars_max: int = 1024,
+        secret: bool = False,
+    ) -> None:
+        self.pattern = re.compile(pattern) if pattern else None
+        self.wanted = wanted
+        self.empty = empty
+        self.chars_max = chars_max
+        self.secret = secret
+
+    def read(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise ValueError(
+                f"got {'a value that is no string' if self.secret else quote(value)}; wanted {self.wanted}"
+            )
+        if not value:
+            if self.secret and isinstance(value, Filled):
+                raise ValueError(f"{quote(value)} stands for an empty text")
+            if not self.empty:
+                raise ValueError(f"is empty; wanted {self.wanted}")
+            return ""
+        if len(value) > self.chars_max:
+            raise ValueError(f"has {len(value)} characters; at most {self.chars_max} are allowed")
+        if CONTROL.search(value):
+            shown = "the value" if self.secret else quote(value)
+            raise ValueError(f"{shown} contains a control character")
+        if self.pattern is not None and not self.pattern.fullmatch(value):
+            raise ValueError(
+                f"{'has the wrong form' if self.secret else 'got ' + quote(value)}; wanted {self.wanted}"
+            )
+        self.check(value)
+        return str(value)
+
+    def check(self, text: str) -> None:
+        """Further demands of a subclass on a text that is not empty. Raises ValueError."""
+
+    def show(self, value: Any) -> Any:
+        return MASK if self.secret and value else value
+
+
+class ListenAddress(Text):
+    """An address that :func:`parse_listen_address` takes."""
+
+    def __init__(self) -> None:
+        super().__init__(wanted='"udp://HOST:PORT" or "unixgram:///PATH"', empty=False)
+
+    def check(self, text: str) -> None:
+        try:
+            parse_listen_address(text)
+        except ValueError as error:
+            raise ValueError(f"{quote(text)}: {_unless_filled(text, error, self.wanted)}") from None
+
+
+class HostPort(Text):
+    """``HOST:PORT``, or the empty string for "off"."""
+
+    def __init__(self) -> None:
+        super().__init__(wanted='"HOST:PORT", or "" for off')
+
+    def check(self, text: str) -> None:
+        try:
+            parse_host_port(text)
+        except ValueError as error:
+            raise ValueError(f"{quote(text)}: {_unless_filled(text, error, self.wanted)}") from None
+
+
+class Url(Text):
+    """An http or https address of a server. Credentials have keys of their own and are refused in it."""
+
+    def __init__(self) -> None:
+        super().__init__(wanted='"http://HOST:PORT" or "https://HOST:PORT"', empty=False)
+
+    def check(self, text: str) -> None:
+        try:
+            parts = urlsplit(text)
+            port = parts.port
+        except ValueError:
+            raise ValueError(f"the address is malformed; wanted {self.wanted}") from None
+        # Checked first and never quoted, since a password may stand before the "@".
+        if "@" in parts.netloc:
+            raise ValueError(
+                'no user or password may stand in the address; use the keys for them ("token", "username")'
+            )
+        if parts.query or parts.fragment or " " in text:
+            raise ValueError(
+                f"the address must end with its path, without ?, # and spaces; wanted {self.wanted}"
+            )
+        if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+            raise ValueError(f"got {quote(text)}; wanted {self.wanted}")
+
+
+class Tags(Kind):
+    """A table of tags. What InfluxDB would refuse in a tag is refused here already."""
+
+    count_max = 64
+    chars_max = 1024
+    # InfluxDB 2 refuses lines with tags of these names.
+    reserved = ("time", "_measurement", "_field")
+
+    def read(self, value: object) -> dict[str, str]:
+        if not isinstance(value, Mapping):
+            raise ValueError(f'got {quote(value)}; wanted a table of strings, such as {{ dc = "eu1" }}')
+        if len(value) > self.count_max:
+            raise ValueError(f"has {len(value)} tags; at most {self.count_max} are allowed")
+        wrong = [message for name, text in value.items() if (message := self._wrong(str(name), text))]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return {str(name): str(text) for name, text in value.items()}
+
+    def _wrong(self, name: str, text: object) -> str:
+        if not isinstance(text, str):
+            return f"tag {quote(name)}: got {quote(text)}; wanted a string"
+        if name in self.reserved:
+            return f"tag {quote(name)}: InfluxDB reserves this name"
+        for what, part in (("name", name), ("value", text)):
+            if not part or len(part) > self.chars_max or CONTROL.search(part) or part.endswith("\\"):
+                return (
+                    f"tag {quote(name)}: its {what} must have 1 to {self.chars_max} characters, "
+                    "no control character, and no backslash at its end"
+                )
+        return ""
+
+
+def _unless_filled(text: str, error: ValueError, wanted: str) -> str:
+    """The details of *error* quote parts of *text*, which must not happen to what a reference stands for."""
+    return f"wanted {wanted}" if isinstance(text, Filled) else str(error)
