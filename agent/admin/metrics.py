@@ -1,0 +1,184 @@
+"""``/metrics``: the ledger and the state of the service in the Prometheus text format.
+
+Counters are named ``penstock_<what>_<unit>_total``. Nothing is counted here: each scrape reads the ledger
+once, so that the figures of one scrape belong together.
+
+Format: https://prometheus.io/docs/instrumenting/exposition_formats/
+"""
+
+import platform
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from agent import __version__, _core
+from agent.admin.status import OutputState, Provider, ServiceStatus
+from agent.ledger import LaneAccount, Ledger, ListenerAccount, OutputAccount
+
+# (name, help, value). What is read of each listener, lane and output is a table, so that a name, its
+# meaning and its source stand in one line.
+_Rows = tuple[tuple[str, str, str], ...]
+
+_LISTENER_COUNTERS: _Rows = (
+    ("received_datagrams", "Datagrams read from the listener's sockets.", "datagrams"),
+    ("received_bytes", "Bytes read from the listener's sockets.", "bytes"),
+    ("received_metrics", "Metrics found in them, malformed ones included.", "received"),
+    ("accepted_metrics", "Metrics that at least one output's ring took.", "accepted"),
+    ("rewritten_metrics", "Accepted after their bytes were brought into the safe subset.", "rewritten"),
+    ("clamped_metrics", "Accepted after an unsigned value was cut to the signed range.", "clamped"),
+    ("kernel_dropped_datagrams", "Datagrams dropped by the kernel: its buffer was full.", "kernel_drops"),
+)
+_LISTENER_GAUGES: _Rows = (
+    ("listener_sockets", "Sockets of the listener that are open.", "sockets"),
+    ("listener_queue_bytes", "What the kernel holds in the receive buffers.", "queue_bytes"),
+    ("listener_receive_buffer_bytes", "How much the receive buffers can hold.", "receive_buffer_bytes"),
+)
+_LANE_COUNTERS: _Rows = (
+    ("lane_accepted_metrics", "Metrics accepted by the lane.", "accepted"),
+    ("lane_receive_calls", "Receive calls that returned something.", "receives"),
+)
+_OUTPUT_COUNTERS: _Rows = (
+    ("output_written_metrics", "Metrics written to the output's rings.", "written"),
+    ("output_missed_metrics", "Metrics that others took while this output's ring was full.", "missed"),
+    ("output_delivered_metrics", "Metrics that the destination confirmed.", "delivered"),
+    ("output_rejected_metrics", "Metrics that the destination refused for good.", "rejected"),
+    ("output_batches", "Batches taken from the rings.", "batches"),
+    ("output_attempts", "Requests begun.", "attempts"),
+    ("output_retries", "Requests begun again after a failure.", "retries"),
+    ("output_splits", "Batches cut in two because the destination wanted less at once.", "splits"),
+    ("output_raw_bytes", "Bytes of the requests' bodies before compression.", "bytes_raw"),
+    ("output_sent_bytes", "Bytes of the requests' bodies as sent.", "bytes_sent"),
+)
+_OUTPUT_GAUGES: _Rows = (
+    ("output_waiting_metrics", "Metrics in the output's rings, batches under way included.", "waiting"),
+    ("output_waiting_bytes", "Bytes in the output's rings.", "waiting_bytes"),
+    ("output_capacity_bytes", "How much the output's rings can hold.", "capacity_bytes"),
+)
+
+
+class _ServiceCollector(Collector):
+    """Reads the provider at each scrape. Event loop's thread only."""
+
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
+
+    def collect(self) -> Iterable[Metric]:
+        # Status first: an output that appears between the two readings has counters, but no state yet.
+        status = self._provider.status()
+        yield from _service(status, not self._provider.ready())
+        yield from _output_states(status.outputs)
+        yield from _ledger(self._provider.ledger())
+
+    def describe(self) -> Iterable[Metric]:
+        """Empty, so that registering does not take a reading."""
+        return ()
+
+
+def exposition(provider: Provider) -> Callable[[str], tuple[bytes, str]]:
+    """What renders a scrape for an Accept header: (body, content type). Event loop's thread only."""
+    registry = CollectorRegistry()
+    registry.register(_ServiceCollector(provider))
+    ProcessCollector(registry=registry)
+
+    def render(accept: str) -> tuple[bytes, str]:
+        encode, content_type = choose_encoder(accept)
+        return encode(registry), content_type
+
+    return render
+
+
+def _counter(name: str, text: str, labels: tuple[str, ...] = ()) -> CounterMetricFamily:
+    return CounterMetricFamily(f"penstock_{name}", text, labels=labels)
+
+
+def _gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"penstock_{name}", text, labels=labels)
+
+
+def _service(status: ServiceStatus, ready: bool) -> Iterator[Metric]:
+    build = InfoMetricFamily("penstock_build", "What is running.")
+    build.add_metric(
+        (), {"version": __version__, "python": platform.python_version(), "isa": _core.ISA}
+    )
+    yield build
+    gauge = _gauge("ready", "Whether metrics can be received.")
+    gauge.add_metric((), float(ready))
+    yield gauge
+    reloads = _counter("reloads", "Reloads of the config.", ("result",))
+    reloads.add_metric(("applied",), status.reload.applied)
+    reloads.add_metric(("refused",), status.reload.refused)
+    yield reloads
+    last = status.reload.last
+    gauge = _gauge("config_last_reload_successful", "Whether the last reload, if any, was put to work.")
+    gauge.add_metric((), float(last is None or last.applied))
+    yield gauge
+    gauge = _gauge("config_last_reload_timestamp_seconds", "When the config was last read, for good or bad.")
+    gauge.add_metric((), status.started if last is None else last.time)
+    yield gauge
+    gauge = _gauge("config_applied_timestamp_seconds", "When the config that runs now was put to work.")
+    gauge.add_metric((), status.reload.applied_time)
+    yield gauge
+
+
+def _output_states(states: Iterable[OutputState]) -> Iterator[Metric]:
+    gauge = _gauge("output_state", "1 for the state that the output is in.", ("output", "state"))
+    for output in states:
+        for state in ("ok", "retrying", "holding"):
+            gauge.add_metric((output.name, state), float(output.state == state))
+    yield gauge
+
+
+def _ledger(ledger: Ledger) -> Iterator[Metric]:
+    yield from _table(_counter, _LISTENER_COUNTERS, "listener", _by_name(ledger.listeners))
+    yield from _table(_gauge, _LISTENER_GAUGES, "listener", _by_name(ledger.listeners))
+    dropped = _counter("dropped_metrics", "Metrics dropped before a ring, by reason.", ("listener", "reason"))
+    for listener in ledger.listeners:
+        for reason, count in listener.dropped.items():
+            dropped.add_metric((listener.name, reason), count)
+    yield dropped
+
+    lanes = [(str(lane.lane), lane) for lane in ledger.lanes]
+    yield from _table(_counter, _LANE_COUNTERS, "lane", lanes)
+    cpu = _counter("lane_cpu_seconds", "Processor time of the lane's thread.", ("lane",))
+    for name, lane in lanes:
+        cpu.add_metric((name,), lane.cpu_ns / 1e9)
+    yield cpu
+
+    yield from _table(_counter, _OUTPUT_COUNTERS, "output", _by_name(ledger.outputs))
+    yield from _table(_gauge, _OUTPUT_GAUGES, "output", _by_name(ledger.outputs))
+    dropped = _counter("output_dropped_metrics", "Metrics given up, by reason.", ("output", "reason"))
+    requests = _counter("output_requests", "Requests by the class of their answer.", ("output", "answer"))
+    for output in ledger.outputs:
+        for reason, count in output.dropped.items():
+            dropped.add_metric((output.name, reason), count)
+        for answer, count in output.requests.items():
+            requests.add_metric((output.name, answer), count)
+    yield dropped
+    yield requests
+
+
+_Account = ListenerAccount | LaneAccount | OutputAccount
+
+
+def _by_name(
+    accounts: Iterable[ListenerAccount] | Iterable[OutputAccount],
+) -> list[tuple[str, ListenerAccount | OutputAccount]]:
+    return [(account.name, account) for account in accounts]
+
+
+def _table(
+    family: Callable[[str, str, tuple[str, ...]], CounterMetricFamily | GaugeMetricFamily],
+    rows: _Rows,
+    label: str,
+    accounts: Iterable[tuple[str, _Account]],
+) -> Iterator[Metric]:
+    """One family for each row, with one sample for each account."""
+    for name, text, field in rows:
+        metric = family(name, text, (label,))
+        for value, account in accounts:
+            metric.add_metric((value,), getattr(account, field))
+        yield metric
