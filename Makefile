@@ -33,7 +33,7 @@ run: $(STAMP_CORE)  ## build, and run the agent with configs/demo.toml
 build: $(STAMP_CORE)  ## environment, dependencies and the compiled core
 
 test: $(STAMP_DEV) $(STAMP_CORE)  ## C tests and Python tests (TEST_ARGS="-k ring -x")
-	@if [ -f tests/c/Makefile ]; then $(MAKE) --no-print-directory -C tests/c test; fi
+	@if [ -f tests/c/Makefile ]; then $(MAKE) --no-print-directory -C tests/c; fi
 	$(PY) -m pytest $(TEST_ARGS)
 
 bench: $(STAMP_DEV) $(STAMP_CORE)  ## benchmarks (BENCH_ARGS=--quick)
