@@ -4,9 +4,10 @@
     ~~~~~~~~~~~~~~~~~~~~~~~ the head       ~~~~~~~~~~~~~ the fields
 
 :func:`read` is the oracle of ``agent._core.read_lines``: both return the same bytes and the same counts for
-every input. It reads strictly from left to right, and the first thing that is wrong names the reason. Only
-four checks wait until a whole line has been read, in this order: the range of the timestamp, valid UTF-8, a
-key that is too long, and, before any other reason, a line that is too long.
+every input. It reads strictly from left to right, and the first thing that is wrong names the reason. Some
+checks wait until a whole line has been read, in this order: the range of the timestamp, valid UTF-8, a key
+that is too long, backslashes that mislead InfluxDB about where the line ends. A line that is too long is
+called so whatever else is wrong with it.
 
 What is accepted: whatever InfluxDB 1.8, InfluxDB 2.7 or line-protocol v2 accepts, provided that all of them
 that accept it understand the same. What is written: the subset that all of them understand.
@@ -275,11 +276,14 @@ def read_line(
     series = [measurement, *(key + value + b",=" for key, value in with_agent_tags(tags, added))]
     if sum(map(len, series)) + KEY_SEPARATOR_BYTES + max(map(len, fields)) > KEY_BYTES_MAX:
         raise Malformed("key_too_long")
-    return Line(measurement, tags, fields, time, clamped, end)
+    line = Line(measurement, tags, fields, time, clamped, end)
+    if not splits_alike(line.text(with_agent_tags(tags, added), None)):
+        raise Malformed("backslash")
+    return line
 
 
 def read_name(data: bytes, at: int, *, escapable: bytes, ambiguous: bytes, stops: bytes) -> int:
-    """Where the name, key or tag value that begins at *at* ends: at one of *stops*, a separator, a line's end.
+    """Where the name, key or tag value that begins at *at* ends: one of *stops*, a separator, a line's end.
 
     A backslash escapes the *escapable* byte behind it. Before an *ambiguous* byte some versions take it away
     and others do not, and at the end of the name it would escape what we write there. Anywhere else it is an
@@ -324,32 +328,28 @@ def read_head(data: bytes, begin: int) -> tuple[bytes, list[tuple[bytes, bytes]]
         tags.append((key, BACKSLASH * leading + data[value_at:at]))
     if line_ends(data, at):
         raise Malformed("field")
-    head = b",".join([measurement, *(key + b"=" + value for key, value in tags)])
-    if not splits_alike(head):
-        raise Malformed("backslash")
     return measurement, tags, at
 
 
-def splits_alike(head: bytes) -> bool:
-    """Whether InfluxDB 1 and 2 find the line's end where we do, whatever strings follow *head*.
+def splits_alike(text: bytes) -> bool:
+    """Whether InfluxDB 1 and 2 find the end of *text* where it is: a line without its timestamp and its LF.
 
     They look for the LF in a pass of its own, in which two backslashes are a pair. So a space behind an even
-    number of them begins the fields there, though the parser proper takes it for an escaped one; from there
-    on an equals sign without a comma before it makes quotes count.
+    number of them begins the fields there, though the parser proper takes it for an escaped one, and from
+    there on an equals sign without a comma before it makes quotes count.
     """
-    fields, balance, at = False, 0, 0
-    while at < len(head):
-        byte = head[at : at + 1]
-        if byte == BACKSLASH:
-            at += 2
-            continue
+    fields, quoted, balance, at = False, False, 0, 0
+    while at < len(text):
+        byte = text[at : at + 1]
+        if byte == LF and not quoted:
+            return False
         fields = fields or byte == SPACE
-        if fields:
-            if byte == QUOTE and balance > 0:
-                return False
+        if fields and byte == QUOTE and balance > 0:
+            quoted = not quoted
+        elif fields and not quoted:
             balance += (byte == EQUALS) - (byte == COMMA)
-        at += 1
-    return balance == 0
+        at += 2 if byte == BACKSLASH else 1
+    return not quoted
 
 
 def read_fields(data: bytes, at: int, unsigned: bool) -> tuple[dict[bytes, bytes], int, int]:
@@ -432,12 +432,12 @@ def read_string(data: bytes, at: int) -> tuple[bytes, int]:
 def read_number(token: bytes, unsigned: bool) -> tuple[bytes, bool]:
     """An integer, unsigned integer or float as it is written, and whether it was clamped."""
     if match := INTEGER.fullmatch(token):
-        number = int(match[1] + match[2])
+        number = decimal(match[1] + match[2])
         if not INT64_MIN <= number <= INT64_MAX:
             raise Malformed("number")
         return b"%di" % number, False
     if match := UNSIGNED.fullmatch(token):
-        number = int(match[1])
+        number = decimal(match[1])
         if number > UINT64_MAX:
             raise Malformed("number")
         if unsigned:
@@ -466,7 +466,15 @@ def read_time(data: bytes, at: int) -> tuple[int | None, int]:
         at += 1
     if not line_ends(data, at):
         raise Malformed("timestamp")
-    return (int(token) if token else None), find_line_feed(data, at)
+    return (decimal(token) if token else None), find_line_feed(data, at)
+
+
+def decimal(digits: bytes) -> int:
+    """The integer that *digits* spell; if it is too great for 64 bits, some integer that is."""
+    sign, digits = digits[:1] == b"-", digits.lstrip(b"-").lstrip(b"0")
+    # Python refuses to convert thousands of digits at once.
+    magnitude = int(digits or b"0") if len(digits) <= 20 else 10**20
+    return -magnitude if sign else magnitude
 
 
 # ---- What we wrote, read back -----------------------------------------------------------------------------
