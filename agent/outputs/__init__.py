@@ -1,0 +1,24 @@
+"""Where batches go: one module for each type of destination, all with the interface of ``base.Output``."""
+
+from agent.config import FileOutput, InfluxOutput
+from agent.config import Output as OutputConfig
+from agent.outputs.base import Output
+
+
+def make(config: OutputConfig) -> Output:
+    """The output that *config* describes, ready to send; nothing has been sent yet.
+
+    Raises OutputError if it can be told already that it would not work: a certificate or a folder that
+    cannot be used. Modules are imported when the first output of their type is made.
+    """
+    if isinstance(config, InfluxOutput):
+        from agent.outputs.influxdb import InfluxSink
+
+        return InfluxSink(config)
+    if isinstance(config, FileOutput):
+        from agent.outputs.file import FileSink
+
+        return FileSink(config)
+    from agent.outputs.null import NullSink
+
+    return NullSink(config.name)
