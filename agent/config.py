@@ -26,7 +26,7 @@ from agent.config_schema import Log as Log
 from agent.config_schema import NullOutput as NullOutput
 from agent.config_schema import Output as Output
 from agent.config_source import UNFILLED, Source, join, read_tree
-from agent.config_values import hint, quote
+from agent.config_values import hint, one_of, quote
 from agent.errors import ConfigError
 
 DEFAULT_PATH = Path("/etc/penstock/penstock.toml")
@@ -87,7 +87,7 @@ def _tables(tree: dict[str, Any], name: str, source: Source) -> list[tuple[str, 
 def _read_output(table: dict[str, Any], path: str, source: Source) -> Section:
     kind: object = table.get("type")
     if kind is None:
-        source.report(f"{path}.type", "is missing; wanted " + " or ".join(quote(one) for one in OUTPUT_TYPES))
+        source.report(f"{path}.type", f"is missing; wanted {one_of(OUTPUT_TYPES)}")
     elif kind is not UNFILLED:
         try:
             return _read(OUTPUT_TYPES[OUTPUT_TYPE.read(kind)], table, path, source, also=("type",))

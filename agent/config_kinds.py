@@ -17,6 +17,7 @@ from agent.config_values import (
     format_duration,
     format_size,
     hint,
+    one_of,
     parse_duration,
     parse_host_port,
     parse_listen_address,
@@ -148,7 +149,7 @@ class Choice(Kind):
     def read(self, value: object) -> str:
         if isinstance(value, str) and value in self.values:
             return str(value)
-        wanted = " or ".join(quote(word) for word in self.values)
+        wanted = one_of(self.values)
         if isinstance(value, str) and value in self.later:
             raise ValueError(f"{quote(value)} is not available in this version; wanted {wanted}")
         close = (

@@ -5,7 +5,7 @@ Every function that parses raises :class:`ValueError` with a message that says w
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from difflib import get_close_matches
 from fractions import Fraction
@@ -73,6 +73,12 @@ def quote(value: object) -> str:
         shown = json.dumps(text if len(text) <= 80 else text[:77] + "...", ensure_ascii=False)
         return CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", shown)
     return str(value)[:80]
+
+
+def one_of(words: Iterable[str]) -> str:
+    """``"a" or "b"``, ``one of "a", "b", "c"``: what may stand somewhere."""
+    quoted = [quote(word) for word in words]
+    return " or ".join(quoted) if len(quoted) < 3 else f"one of {', '.join(quoted)}"
 
 
 def hint(word: str, known: list[str], mark: str = '"') -> str:

@@ -1,0 +1,127 @@
+"""configs/: penstock.toml tells every key of the code with its true default, and what is shipped loads."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from msgspec import Struct
+from msgspec.structs import fields
+
+from agent.config import (
+    Agent,
+    Config,
+    FileOutput,
+    Flush,
+    InfluxOutput,
+    Listen,
+    Log,
+    load,
+)
+from agent.config_kinds import Duration, Size
+from agent.config_schema import OUTPUT_TYPES, kinds
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+REFERENCE = (CONFIGS / "penstock.toml").read_text()
+BODY, *EXAMPLES = re.split(r"^# Example: ", REFERENCE, flags=re.MULTILINE)
+
+# The body with every key that is commented out taken in.
+WHOLE = tomllib.loads(re.sub(r"^#(?=\[|[a-z_]+ = )", "", BODY, flags=re.MULTILINE))
+
+SHOWN: list[tuple[str, type[Struct], dict[str, object]]] = [
+    ("agent", Agent, WHOLE["agent"]),
+    ("log", Log, WHOLE["log"]),
+    ("flush", Flush, WHOLE["flush"]),
+    ("listen", Listen, WHOLE["listen"][0]),
+    ("file", FileOutput, WHOLE["output"][0]),
+    ("influxdb", InfluxOutput, WHOLE["output"][1]),
+]
+
+
+def test_the_reference_has_one_table_of_each_kind() -> None:
+    assert list(WHOLE) == ["agent", "log", "listen", "flush", "output"]
+    assert len(WHOLE["listen"]) == 1
+    assert [output["type"] for output in WHOLE["output"]] == ["file", "influxdb"]
+    # Types without keys of their own are told in words.
+    for name, struct in OUTPUT_TYPES.items():
+        assert name in BODY
+        if name not in ("file", "influxdb"):
+            assert set(kinds(struct)) <= set(kinds(FileOutput))
+
+
+@pytest.mark.parametrize(("name", "struct", "table"), SHOWN, ids=[one[0] for one in SHOWN])
+def test_the_reference_has_the_keys_of_the_code(
+    name: str, struct: type[Struct], table: dict[str, object]
+) -> None:
+    assert set(table) - {"type"} == set(kinds(struct))
+
+
+@pytest.mark.parametrize(("name", "struct", "table"), SHOWN, ids=[one[0] for one in SHOWN])
+def test_the_reference_shows_the_defaults_of_the_code(
+    name: str, struct: type[Struct], table: dict[str, object]
+) -> None:
+    for field in fields(struct):
+        if not field.required:
+            default = field.default_factory() if callable(field.default_factory) else field.default
+            assert kinds(struct)[field.name].read(table[field.name]) == default, field.name
+
+
+def test_the_reference_explains_every_key_and_its_unit() -> None:
+    units = {
+        name: kind
+        for struct in (Agent, Log, Flush, Listen, *OUTPUT_TYPES.values())
+        for name, kind in kinds(struct).items()
+    }
+    keys = re.findall(r"^#?([a-z_]+) = (?:\".*?\"|\{.*?\}|\S+)(.*)$", BODY, flags=re.MULTILINE)
+    assert len(keys) == sum(len(table) for _, _, table in SHOWN)
+    for name, explanation in keys:
+        assert re.fullmatch(r" +# \w.{5,}", explanation), name
+        if isinstance(units.get(name), Duration):
+            assert "duration" in explanation, name
+        if isinstance(units.get(name), Size):
+            assert "size" in explanation, name
+
+
+def test_what_is_required_is_told_so() -> None:
+    for _, struct, table in SHOWN:
+        for field in fields(struct):
+            if field.required:
+                (line,) = re.findall(
+                    rf"^#?{field.name} = {re.escape(repr(table[field.name])).replace(chr(39), chr(34))} .*$",
+                    BODY,
+                    flags=re.MULTILINE,
+                )
+                assert "# required" in line
+
+
+def test_the_reference_loads_to_exactly_the_defaults() -> None:
+    assert load(CONFIGS / "penstock.toml") == Config(
+        agent=Agent(),
+        log=Log(),
+        listen=(Listen(address="udp://127.0.0.1:8089"),),
+        flush=Flush(),
+        output=(FileOutput(name="files", path="/var/lib/penstock/out"),),
+    )
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=[example.split("\n")[0][:30] for example in EXAMPLES])
+def test_the_examples_load(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").write_text("t0ken\n")
+    (tmp_path / "password").write_text("passw0rd\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("INFLUX_TOKEN", "t0ken")
+    lines = [line[4:] for line in example.split("\n")[1:] if line.startswith("#   ")]
+    assert lines and lines[0].startswith("[[")
+    folder = tmp_path / "conf.d"
+    folder.mkdir()
+    (folder / "example.toml").write_text("\n".join(lines).replace("/etc/penstock", str(tmp_path)))
+    (tmp_path / "penstock.toml").write_text(REFERENCE)
+    config = load(tmp_path / "penstock.toml")
+    assert len(config.listen) + len(config.output) == 3
+
+
+def test_the_demo_needs_nothing_but_a_folder() -> None:
+    config = load(CONFIGS / "demo.toml")
+    assert config.agent == Agent(state_dir="./penstock-data/state", runtime_dir="./penstock-data/run")
+    assert config.listen == (Listen(address="udp://127.0.0.1:8089"),)
+    assert config.output == (FileOutput(name="files", path="./penstock-data/out"),)
