@@ -35,8 +35,8 @@ _SIZE_UNITS = {
     "GiB": 1 << 30,
     "TiB": 1 << 40,
 }
-# At most 18 digits before the point and after it: no text makes the arithmetic below expensive.
-_NUMBER = r"([0-9]{1,18}(?:\.[0-9]{1,18})?)"
+# Limited, so that no text makes the arithmetic expensive; 30 digits spell any float from 1e-9 on.
+_NUMBER = r"([0-9]{1,18}(?:\.[0-9]{1,30})?)"
 _DURATION = re.compile(rf"(?:{_NUMBER}(ns|us|ms|s|m|h|d))")
 _SIZE = re.compile(rf"{_NUMBER} ?([A-Za-z]+)")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
