@@ -41,6 +41,7 @@ _LANE_COUNTERS: _Rows = (
     ("lane_accepted_metrics", "Metrics accepted by the lane.", "accepted"),
     ("lane_receive_calls", "Receive calls that returned something.", "receives"),
 )
+_LANE_GAUGES: _Rows = (("lane_running", "1 while the lane's thread runs.", "running"),)
 _OUTPUT_COUNTERS: _Rows = (
     ("output_written_metrics", "Metrics written to the output's rings.", "written"),
     ("output_missed_metrics", "Metrics that others took while this output's ring was full.", "missed"),
@@ -137,12 +138,14 @@ def _ledger(ledger: Ledger) -> Iterator[Metric]:
     yield from _table(_gauge, _LISTENER_GAUGES, "listener", _by_name(ledger.listeners))
     dropped = _counter("dropped_metrics", "Metrics dropped before a ring, by reason.", ("listener", "reason"))
     for listener in ledger.listeners:
-        for reason, count in listener.dropped.items():
-            dropped.add_metric((listener.name, reason), count)
+        # All reasons from the start: a rate needs the zero before the first drop.
+        for reason in _core.REASONS:
+            dropped.add_metric((listener.name, reason), listener.dropped.get(reason, 0))
     yield dropped
 
     lanes = [(str(lane.lane), lane) for lane in ledger.lanes]
     yield from _table(_counter, _LANE_COUNTERS, "lane", lanes)
+    yield from _table(_gauge, _LANE_GAUGES, "lane", lanes)
     cpu = _counter("lane_cpu_seconds", "Processor time of the lane's thread.", ("lane",))
     for name, lane in lanes:
         cpu.add_metric((name,), lane.cpu_ns / 1e9)

@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import socket
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,8 @@ def _bind_control(path: Path) -> socket.socket:
 
 def _remove_stale(path: Path) -> None:
     """Remove a socket that a dead agent left behind. Raises ControlError if a live one answers."""
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise ControlError(f"{path}: cannot listen: a file that is no socket is in the way")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
