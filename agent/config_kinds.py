@@ -152,9 +152,7 @@ class Choice(Kind):
         wanted = one_of(self.values)
         if isinstance(value, str) and value in self.later:
             raise ValueError(f"{quote(value)} is not available in this version; wanted {wanted}")
-        close = (
-            hint(value, list(self.values)) if isinstance(value, str) and not isinstance(value, Filled) else ""
-        )
+        close = hint(value, list(self.values)) if isinstance(value, str) else ""
         raise ValueError(f"got {quote(value)}; wanted {wanted}{close}")
 
 
