@@ -105,14 +105,14 @@ def _case(entry: dict[str, Any]) -> Case:
 def _input(text: str | dict[str, Any]) -> bytes:
     if isinstance(text, dict) and "len" in text:
         # The long inputs are described: a head that ends in many x, and a short tail.
-        head = text["head"].rstrip("x").encode()
+        head = str(text["head"]).rstrip("x").encode()
         tail = b'"' if b'"' in head else b" f=1"
-        return head + b"x" * (text["len"] - len(head) - len(tail)) + tail
+        return head + b"x" * (int(text["len"]) - len(head) - len(tail)) + tail
     return _bytes(text)
 
 
 def _bytes(text: str | dict[str, Any]) -> bytes:
-    return text.encode() if isinstance(text, str) else base64.b64decode(text["b64"])
+    return text.encode() if isinstance(text, str) else base64.b64decode(str(text["b64"]))
 
 
 def _points(result: dict[str, Any]) -> tuple[Point | None, ...]:
