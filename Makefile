@@ -28,7 +28,7 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
 
 run: $(STAMP_CORE)  ## build, and run the agent with configs/demo.toml
-	@exec $(PY) -m agent run -c configs/demo.toml
+	@exec $(PY) -m agent run --hints -c configs/demo.toml
 
 build: $(STAMP_CORE)  ## environment, dependencies and the compiled core
 

@@ -102,9 +102,7 @@ def _gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> GaugeMetricFam
 
 def _service(status: ServiceStatus, ready: bool) -> Iterator[Metric]:
     build = InfoMetricFamily("penstock_build", "What is running.")
-    build.add_metric(
-        (), {"version": __version__, "python": platform.python_version(), "isa": _core.ISA}
-    )
+    build.add_metric((), {"version": __version__, "python": platform.python_version(), "isa": _core.ISA})
     yield build
     gauge = _gauge("ready", "Whether metrics can be received.")
     gauge.add_metric((), float(ready))

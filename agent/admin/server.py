@@ -17,14 +17,12 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from agent.admin import CONTROL_SOCKET as CONTROL_SOCKET
 from agent.admin.guard import Guard, Guards
 from agent.admin.status import Provider, ReloadOutcome, document
 from agent.errors import ControlError
 
 logger = logging.getLogger(__name__)
-
-CONTROL_SOCKET = "control.sock"
-"""Name of the control socket in the runtime folder."""
 
 _CONNECTIONS_MAX = 64
 _REQUEST_TIMEOUT = 10.0
@@ -73,11 +71,12 @@ class Admin:
 
 
 async def start(address: str, provider: Provider) -> Admin:
-    """Serve on *address*: ``HOST:PORT``, ``[IPV6]:PORT``, or an absolute path for the control socket.
+    """Serve on *address*: ``HOST:PORT``, ``[IPV6]:PORT``, or the path of the control socket.
 
     Raises ControlError if the address cannot be bound. A socket file that nobody listens on is replaced.
     """
-    path = Path(address) if address.startswith("/") else None
+    # Every TCP address has a colon and none has a slash.
+    path = Path(address) if "/" in address or ":" not in address else None
     sock = _bind_control(path) if path is not None else await _bind_tcp(address)
     runner = web.AppRunner(
         _application(provider, control=path is not None),

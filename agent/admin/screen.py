@@ -1,0 +1,119 @@
+"""The status document on one screen, for people. The only module of the admin package that draws."""
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+_TEXT_COLUMNS = ("listener", "output", "state", "why")
+_STATE_STYLES = {"ok": "green", "running": "green", "retrying": "yellow", "holding": "bold red"}
+
+
+def draw(status: Mapping[str, Any], console: Console) -> None:
+    """Print the document of ``/api/status``: what runs, then each stage with its part of the ledger."""
+    console.print(_headline(status))
+    for reason in status["not_ready"]:
+        console.print(f"[bold red]not ready:[/] {escape(reason)}")
+    last = status["reload"]["last"]
+    if last is not None and not last["applied"]:
+        ago = _span(time.time() - last["time"])
+        console.print(f"[bold red]reload refused[/] {ago} ago; the old configuration runs on:")
+        for problem in last["problems"]:
+            console.print(f"  {escape(problem)}")
+    console.print()
+    console.print(_listeners(status["listeners"]))
+    console.print()
+    console.print(_outputs(status["outputs"]))
+    for output in status["outputs"]:
+        if output["last_error"] and output["state"] != "ok":
+            since = _span(time.time() - output["since"])
+            line = f"{output['name']} is {output['state']} for {since}: {output['last_error']}"
+            console.print(escape(line), style=_STATE_STYLES.get(output["state"], ""))
+    console.print(_verdict(status["ledger"]))
+
+
+def _headline(status: Mapping[str, Any]) -> str:
+    style = _STATE_STYLES.get(status["state"], "yellow")
+    return (
+        f"[bold]Penstock {escape(status['version'])}[/], [{style}]{escape(status['state'])}[/] "
+        f"for {_span(status['uptime'])}, pid {status['pid']}, {escape(status['config'])}"
+    )
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        justify: Literal["left", "right"] = "left" if column in _TEXT_COLUMNS else "right"
+        table.add_column(column, justify=justify, overflow="fold")
+    return table
+
+
+def _listeners(listeners: Iterable[Mapping[str, Any]]) -> Table:
+    table = _table(
+        "Received", "listener", "datagrams", "metrics", "accepted", "dropped", "by the kernel", "why"
+    )
+    for one in listeners:
+        table.add_row(
+            escape(one["name"]),
+            _count(one["datagrams"]),
+            _count(one["received"]),
+            _count(one["accepted"]),
+            _loss(sum(one["dropped"].values())),
+            _loss(one["kernel_drops"]),
+            _reasons(one["dropped"]),
+        )
+    return table
+
+
+def _outputs(outputs: Iterable[Mapping[str, Any]]) -> Table:
+    columns = ("written", "delivered", "rejected", "waiting", "dropped", "missed", "why")
+    table = _table("Delivered", "output", "state", *columns)
+    for one in outputs:
+        ledger = one["ledger"]
+        table.add_row(
+            escape(one["name"]),
+            f"[{_STATE_STYLES.get(one['state'], 'dim')}]{escape(one['state'])}[/]",
+            _count(ledger["written"]),
+            _count(ledger["delivered"]),
+            _loss(ledger["rejected"]),
+            _count(ledger["waiting"]),
+            _loss(sum(ledger["dropped"].values())),
+            _loss(ledger["missed"]),
+            _reasons(ledger["dropped"]),
+        )
+    return table
+
+
+def _verdict(ledger: Mapping[str, Any]) -> str:
+    if ledger["balance"] == "balanced":
+        return "\nLedger: [green]balances[/]"
+    if ledger["balance"] == "moving":
+        return "\nLedger: metrics are moving; it can be told only at rest"
+    problems = "".join(f"\n  {escape(problem)}" for problem in ledger["problems"])
+    return f"\nLedger: [bold red]does not balance[/]{problems}"
+
+
+def _count(number: int) -> str:
+    return f"{number:,}"
+
+
+def _loss(number: int) -> str:
+    return f"[bold red]{number:,}[/]" if number else "0"
+
+
+def _reasons(dropped: Mapping[str, int]) -> str:
+    return escape(", ".join(f"{reason} {count:,}" for reason, count in sorted(dropped.items()) if count))
+
+
+def _span(seconds: float) -> str:
+    """The two largest units: ``3 d 4 h``."""
+    rest = max(0, int(seconds))
+    parts: list[str] = []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        if rest >= size or (unit == "s" and not parts):
+            parts.append(f"{rest // size} {unit}")
+            rest %= size
+    return " ".join(parts[:2])

@@ -1,0 +1,221 @@
+"""The ``penstock`` command.
+
+Exit codes: 0, 1 failure, 2 usage, 78 a configuration that cannot be used. Each command imports what it needs
+itself, so that ``penstock version`` does not wait for an HTTP server, nor ``penstock run`` for a table.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import click
+
+from agent.errors import EXIT_CONFIG, EXIT_FAILURE, ConfigError, ControlError, PenstockError
+
+if TYPE_CHECKING:
+    from agent.config import Config
+
+_STATUS_TIMEOUT = 10.0
+# More than the agent takes at most for its answer.
+_RELOAD_TIMEOUT = 150.0
+
+
+class _Group(click.Group):
+    """Turns the agent's own errors into messages and exit codes."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            for problem in error.problems:
+                click.echo(f"penstock: {problem}", err=True)
+            ctx.exit(EXIT_CONFIG)
+        except PenstockError as error:
+            click.echo(f"penstock: {error}", err=True)
+            ctx.exit(EXIT_FAILURE)
+
+
+_config_option = click.option(
+    "-c",
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    help="Configuration file, instead of /etc/penstock/penstock.toml; conf.d is looked for beside it.",
+)
+_socket_option = click.option(
+    "--socket",
+    type=click.Path(path_type=Path),
+    help="Control socket of the agent, instead of the one in the configuration's runtime_dir.",
+)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def cli() -> None:
+    """Takes metrics at the speed of the kernel and delivers them to InfluxDB."""
+
+
+@cli.command()
+@_config_option
+@click.option(
+    "--hints/--no-hints", default=None, help="Say where to send and where to look. [default: on a terminal]"
+)
+@click.pass_context
+def run(ctx: click.Context, path: Path | None, hints: bool | None) -> None:
+    """Run the agent in the foreground until SIGTERM or SIGINT.
+
+    SIGHUP reloads the configuration, SIGUSR1 logs the ledger, and a second SIGTERM ends the agent at once.
+    """
+    from agent.service import run as run_service
+
+    if hints if hints is not None else sys.stderr.isatty():
+        from agent.config import load
+
+        click.echo("\n".join(_hints(load(path))), err=True)
+    ctx.exit(run_service(path))
+
+
+@cli.command()
+@_config_option
+def check(path: Path | None) -> None:
+    """Check the configuration; every problem is printed with its place, and the exit code is then 78."""
+    from agent.config import DEFAULT_PATH, load
+
+    config = load(path)
+    click.echo(f"{path or DEFAULT_PATH}: OK")
+    for listen in config.listen:
+        name = "" if listen.name == listen.address else f" ({listen.name})"
+        click.echo(f"  listen  {listen.address}{name}, {listen.format}")
+    for output in config.output:
+        click.echo(f"  output  {output.name}, {output.type}")
+
+
+@cli.command("config")
+@_config_option
+@click.option("--defaults", is_flag=True, help="Also the keys that have their default.")
+def show_config(path: Path | None, defaults: bool) -> None:
+    """Print the configuration as it is understood: conf.d merged, references filled in, secrets masked."""
+    from agent.config import load
+    from agent.config_toml import to_toml
+
+    click.echo(to_toml(load(path), defaults), nl=False)
+
+
+@cli.command()
+@_config_option
+@_socket_option
+@click.option("--url", help="Ask over HTTP at this address instead, such as http://127.0.0.1:8690.")
+@click.option("--json", "as_json", is_flag=True, help="The document of /api/status as it is.")
+@click.pass_context
+def status(
+    ctx: click.Context, path: Path | None, socket: Path | None, url: str | None, as_json: bool
+) -> None:
+    """Show what a running agent does, and its ledger.
+
+    Exits with 1 where no agent is running or where its ledger does not balance.
+    """
+    from agent.admin.client import ask
+
+    code, document = ask(url or _control_socket(path, socket), "GET", "/api/status", _STATUS_TIMEOUT)
+    if code != 200:
+        raise ControlError(f"the agent answers {code}: {document}")
+    if as_json:
+        import json
+
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        from rich.console import Console
+
+        from agent.admin.screen import draw
+
+        # Into a pipe or a file, where no width is known, nothing is folded.
+        draw(document, Console(highlight=False, width=None if sys.stdout.isatty() else 200))
+    if document["ledger"]["balance"] == "broken":
+        ctx.exit(EXIT_FAILURE)
+
+
+@cli.command()
+@_config_option
+@_socket_option
+@click.option(
+    "--wait/--no-wait", default=True, help="Return when the new configuration is live. [default: wait]"
+)
+@click.pass_context
+def reload(ctx: click.Context, path: Path | None, socket: Path | None, wait: bool) -> None:
+    """Make the running agent read its configuration again.
+
+    If it refuses, the old configuration runs on; the reasons are printed and the exit code is 1.
+    """
+    from agent.admin.client import ask
+
+    where = _control_socket(path, socket)
+    code, answer = ask(where, "POST", f"/api/reload?wait={int(wait)}", _RELOAD_TIMEOUT)
+    if code == 202:
+        click.echo("asked; penstock status tells what came of it")
+    elif code == 200:
+        click.echo("reloaded")
+        for change in answer["changes"]:
+            click.echo(f"  {change}")
+    elif code == 409:
+        click.echo("penstock: reload refused, the old configuration runs on:", err=True)
+        for problem in answer["problems"]:
+            click.echo(f"  {problem}", err=True)
+        ctx.exit(EXIT_FAILURE)
+    else:
+        raise ControlError(f"the agent answers {code}: {answer}")
+
+
+@cli.command()
+def version() -> None:
+    """Print the version."""
+    import platform
+
+    from agent import __version__, _core
+
+    click.echo(f"penstock {__version__} (Python {platform.python_version()}, kernels {_core.ISA})")
+
+
+def _control_socket(path: Path | None, socket: Path | None) -> str:
+    """Where the agent listens that runs with the configuration at *path*, unless *socket* says it.
+
+    The configuration may be broken by now, which is just when somebody asks: only one key of it is read.
+    """
+    from agent.admin import CONTROL_SOCKET
+    from agent.config import DEFAULT_PATH, Agent
+    from agent.config_source import read_tree
+
+    if socket is not None:
+        return str(socket)
+    section = read_tree(path or DEFAULT_PATH).tree.get("agent")
+    folder = section.get("runtime_dir") if isinstance(section, dict) else None
+    return str(Path(folder if isinstance(folder, str) else Agent().runtime_dir) / CONTROL_SOCKET)
+
+
+def _hints(config: "Config") -> Iterator[str]:
+    """Where to send, where to look, and one line to try."""
+    yield "Send to:  " + ", ".join(listen.address for listen in config.listen)
+    looks = [f"http://{config.agent.admin}/"] if config.agent.admin else []
+    for output in config.output:
+        if output.type == "file":
+            looks.insert(0, f"{output.path}/")
+        elif output.type == "influxdb":
+            looks.insert(0, output.url)
+    if looks:
+        yield "Look at:  " + ", ".join(looks)
+    yield "Try:      " + _line_to_try(config.listen[0].address)
+
+
+def _line_to_try(address: str) -> str:
+    line = "echo 'demo,host=me value=1'"
+    parts = urlsplit(address)
+    if parts.scheme == "unixgram":
+        return f"{line} | nc -uU -w0 {parts.path}"
+    # What is bound to every address is reached on the loopback.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(parts.hostname or "", parts.hostname)
+    return f"{line} | nc -u -w0 {host} {parts.port}"
+
+
+def main() -> None:
+    """Entry point of the command."""
+    cli(prog_name="penstock")

@@ -1,0 +1,76 @@
+"""A configuration as TOML text, the way a person would write it.
+
+Reading it back gives the same configuration, except that secrets are masked: they are written as ``***``.
+Format: https://toml.io/en/v1.0.0
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from msgspec.structs import fields
+
+from agent.config import Config, dump
+from agent.config_schema import Listen, Table
+
+
+def to_toml(config: Config, defaults: bool = True) -> str:
+    """The whole of *config*, or without *defaults* only what differs from them. Secrets are masked."""
+    shown = dump(config)
+    if not defaults:
+        for name, table in shown.items():
+            structs = getattr(config, name)
+            if isinstance(structs, Table):
+                _leave_out_defaults(table, structs)
+            else:
+                for one, struct in zip(table, structs, strict=True):
+                    _leave_out_defaults(one, struct)
+    return "\n".join(_blocks(shown))
+
+
+def _leave_out_defaults(shown: dict[str, Any], struct: Table) -> None:
+    for field in fields(struct):
+        default = field.default
+        if field.name == "name" and isinstance(struct, Listen):
+            default = struct.address
+        # Dictionaries have a factory for a default, which makes an empty one.
+        value = getattr(struct, field.name)
+        if value == default or (isinstance(value, Mapping) and not value):
+            del shown[field.name]
+
+
+def _blocks(shown: Mapping[str, Any]) -> Iterator[str]:
+    """One text for each table, its header first; tables without a key are left out."""
+    for name, tables in shown.items():
+        if isinstance(tables, Mapping):
+            if tables:
+                yield f"[{name}]\n" + _lines(tables)
+        else:
+            for table in tables:
+                yield f"[[{name}]]\n" + _lines(table)
+
+
+def _lines(table: Mapping[str, Any]) -> str:
+    return "".join(f"{_key(key)} = {_value(value)}\n" for key, value in table.items())
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _quoted(key)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, Mapping):
+        inside = ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items())
+        return f"{{ {inside} }}" if inside else "{}"
+    # What would be a reference when read back is one dollar sign twice.
+    return _quoted(str(value).replace("$", "$$"))
+
+
+def _quoted(text: str) -> str:
+    """A basic string. JSON's escapes are TOML's, but TOML wants DEL escaped too."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
