@@ -1,0 +1,352 @@
+"""The life of an agent: start, reload, drain, stop, and the signals and messages that go with them.
+
+    starting ─▶ running ◀─▶ reloading
+                   └──────▶ draining ─▶ stopped
+
+The main thread runs an asyncio loop that only decides and answers. Whatever may block (reading a config,
+opening sockets, delivering what is left) runs in a worker thread, so the admin HTTP stays alive and a second
+signal is heard at any time. Lanes and flushers have threads of their own, see :mod:`agent.pipeline`.
+"""
+
+import asyncio
+import errno
+import fcntl
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from agent import __version__, log, systemd
+from agent.admin import CONTROL_SOCKET
+from agent.admin.server import Admin
+from agent.admin.server import start as start_admin
+from agent.admin.status import OutputState, ReloadOutcome, ReloadStatus, ServiceStatus
+from agent.config import DEFAULT_PATH, Config, diff, load
+from agent.errors import EXIT_FAILURE, EXIT_OK, ConfigError, ControlError, PenstockError
+from agent.ledger import Ledger, settle
+from agent.pipeline import Pipeline
+from agent.route import Route
+
+logger = logging.getLogger(__name__)
+
+_TICK_S = 1.0
+_BEAT_S = 3.0
+"""A lane that has not come round for so long hangs; idle, it does once a second."""
+
+
+def run(path: Path | None = None) -> int:
+    """Run an agent with the configuration at *path* until it is told to stop; returns the exit code.
+
+    For the main thread. Raises ConfigError if the configuration cannot be used; nothing has been opened then.
+    """
+    config = load(path)
+    log.setup(config.log.level, config.log.format)
+    return asyncio.run(Service((path or DEFAULT_PATH).absolute(), config).run())
+
+
+class Service:
+    """One agent. Its public methods are what :class:`agent.admin.status.Provider` wants."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self._path = path
+        self._config = config
+        self._pipeline = Pipeline(systemd.passed_sockets())
+        self._state = "starting"
+        self._started = time.time()
+        self._exit_code = EXIT_OK
+        self._stop = asyncio.Event()
+        self._control: Admin | None = None
+        self._admin: Admin | None = None
+        # Held by whatever changes what runs: start, reload, stop.
+        self._changing = asyncio.Lock()
+        self._reload_queued: asyncio.Task[ReloadOutcome] | None = None
+        self._reloads = ReloadStatus()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._beats: dict[int, tuple[int, float]] = {}
+
+    # ---- what the admin interface asks ----
+
+    def status(self) -> ServiceStatus:
+        return ServiceStatus(
+            state=self._state,
+            started=self._started,
+            config=str(self._path),
+            reload=self._reloads,
+            outputs=tuple(_output_state(route) for route in self._pipeline.routes()),
+        )
+
+    def ledger(self) -> Ledger:
+        return self._pipeline.ledger()
+
+    def ready(self) -> list[str]:
+        if self._state not in ("running", "reloading"):
+            return [f"the agent is {self._state}"]
+        return self._pipeline.failures()
+
+    async def reload(self) -> ReloadOutcome:
+        """Read the configuration again and put it to work, or say why not.
+
+        Reloads run one after the other. All who ask while one is running share the next one, since the
+        running one may have read the file before it was changed.
+        """
+        if self._reload_queued is None:
+            self._reload_queued = asyncio.create_task(self._reload_in_turn())
+        return await asyncio.shield(self._reload_queued)
+
+    # ---- life ----
+
+    async def run(self) -> int:
+        """Start, serve until told to stop, stop. Returns the exit code."""
+        self._listen_to_signals()
+        with _Lock() as lock:
+            try:
+                async with self._changing:
+                    await self._start(lock)
+            except PenstockError as error:
+                problems = error.problems if isinstance(error, ConfigError) else [error]
+                for problem in problems:
+                    logger.error("cannot start", extra={"problem": str(problem)})
+                systemd.stopping(f"cannot start: {problems[0]}")
+                await self._close_admin()
+                return EXIT_FAILURE
+            tick = asyncio.create_task(self._tick())
+            await self._stop.wait()
+            async with self._changing:
+                await self._drain()
+            tick.cancel()
+            await self._close_admin()
+        return self._exit_code
+
+    async def _start(self, lock: "_Lock") -> None:
+        agent = self._config.agent
+        lock.take(Path(agent.runtime_dir))
+        self._control = await start_admin(str(Path(agent.runtime_dir) / CONTROL_SOCKET), self)
+        if agent.admin:
+            self._admin = await start_admin(agent.admin, self)
+        await asyncio.to_thread(self._pipeline.apply, self._config)
+        self._state = "running"
+        self._reloads = ReloadStatus(applied_time=time.time())
+        logger.info(
+            "ready",
+            extra={
+                "version": __version__,
+                "config": str(self._path),
+                "listeners": [one.address for one in self._config.listen],
+                "outputs": [one.name for one in self._config.output],
+                "admin": self._admin.address if self._admin else "",
+            },
+        )
+        systemd.ready(self._summary())
+
+    async def _drain(self) -> None:
+        """Stop receiving, deliver what is left, and settle the account."""
+        self._state = "draining"
+        systemd.stopping("draining")
+        timeout = self._config.agent.drain_timeout
+        logger.info("draining", extra={"drain_timeout": timeout})
+        await asyncio.to_thread(self._pipeline.stop, timeout)
+        await self._log_ledger("stopped")
+        self._state = "stopped"
+
+    async def _close_admin(self) -> None:
+        for admin in (self._admin, self._control):
+            if admin is not None:
+                await admin.aclose()
+
+    def _summary(self) -> str:
+        listeners, outputs = len(self._config.listen), len(self._config.output)
+        return (
+            f"receiving: {listeners} listener{'s'[: listeners != 1]}, {outputs} output{'s'[: outputs != 1]}"
+        )
+
+    # ---- signals ----
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, self._spawn, self.reload)
+        loop.add_signal_handler(signal.SIGUSR1, self._spawn, lambda: self._log_ledger("ledger"))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop_signal, number)
+
+    def _spawn(self, what: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        task = asyncio.ensure_future(what())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _stop_signal(self, number: signal.Signals) -> None:
+        if not self._stop.is_set():
+            logger.info("asked to stop", extra={"signal": number.name})
+            self._stop.set()
+            return
+        logger.warning("asked to stop again: ending at once", extra={"signal": number.name})
+        self._pipeline.close_at_once()
+        os._exit(EXIT_FAILURE)
+
+    # ---- reload ----
+
+    async def _reload_in_turn(self) -> ReloadOutcome:
+        async with self._changing:
+            # Whoever asks from now on wants the file as it is later than this reload reads it.
+            self._reload_queued = None
+            if self._state != "running":
+                return ReloadOutcome(time=time.time(), problems=(f"the agent is {self._state}",))
+            self._state = "reloading"
+            systemd.reloading()
+            outcome = await self._reload_now()
+            self._state = "running"
+            self._note(outcome)
+            return outcome
+
+    async def _reload_now(self) -> ReloadOutcome:
+        try:
+            changes = await self._switch()
+        except ConfigError as error:
+            return ReloadOutcome(time=time.time(), problems=tuple(map(str, error.problems)))
+        except PenstockError as error:
+            return ReloadOutcome(time=time.time(), problems=(str(error),))
+        except Exception as error:
+            logger.exception("a reload failed for a reason that was not foreseen")
+            return ReloadOutcome(time=time.time(), problems=(f"unforeseen: {error!r}; see the log",))
+        return ReloadOutcome(time=time.time(), changes=changes)
+
+    async def _switch(self) -> tuple[str, ...]:
+        """Go over to the configuration in the file, or raise and change nothing. Returns the changes."""
+        old = self._config
+        new = await asyncio.to_thread(load, self._path)
+        changes = tuple(map(str, diff(old, new)))
+        admin = self._admin
+        if new.agent.admin != old.agent.admin:
+            admin = await start_admin(new.agent.admin, self) if new.agent.admin else None
+        try:
+            await asyncio.to_thread(self._pipeline.apply, new)
+        except BaseException:
+            if admin is not None and admin is not self._admin:
+                await admin.aclose()
+            raise
+        self._config = new
+        log.setup(new.log.level, new.log.format)
+        former, self._admin = self._admin, admin
+        if former is not None and former is not admin:
+            await former.aclose()
+        return changes
+
+    def _note(self, outcome: ReloadOutcome) -> None:
+        """Tell the log, systemd and whoever asks later what came of a reload."""
+        before = self._reloads
+        if outcome.applied:
+            self._reloads = ReloadStatus(
+                applied=before.applied + 1,
+                refused=before.refused,
+                applied_time=outcome.time,
+                last=outcome,
+            )
+            logger.info("reloaded", extra={"changes": outcome.changes})
+            systemd.ready(self._summary())
+        else:
+            self._reloads = ReloadStatus(
+                applied=before.applied,
+                refused=before.refused + 1,
+                applied_time=before.applied_time,
+                last=outcome,
+            )
+            for problem in outcome.problems:
+                logger.error("reload refused, the old configuration runs on", extra={"problem": problem})
+            systemd.ready(f"{self._summary()}; reload refused: {outcome.problems[0]}")
+
+    # ---- once a second ----
+
+    async def _tick(self) -> None:
+        """Look after the threads: tell of malformed lines, give signs of life, end if one of them ended."""
+        watchdog = systemd.watchdog_interval()
+        pause = min(_TICK_S, watchdog / 2) if watchdog else _TICK_S
+        while True:
+            for listener, reason, line in self._pipeline.samples():
+                logger.warning("malformed line", extra={"listener": listener, "reason": reason, "line": line})
+            failures = self._pipeline.failures()
+            if failures and not self._stop.is_set():
+                logger.critical("a part of the agent ended, so all of it ends", extra={"failures": failures})
+                self._exit_code = EXIT_FAILURE
+                self._stop.set()
+            if watchdog and not failures and (self._alive() or self._stop.is_set()):
+                systemd.watchdog()
+            await asyncio.sleep(pause)
+
+    def _alive(self) -> bool:
+        """Whether every lane came round lately."""
+        now = time.monotonic()
+        for lane, beats in enumerate(self._pipeline.beats()):
+            if self._beats.get(lane, (-1, now))[0] != beats:
+                self._beats[lane] = (beats, now)
+        return all(now - seen < _BEAT_S for _, seen in self._beats.values())
+
+    async def _log_ledger(self, message: str) -> None:
+        ledger, final = await settle(self._pipeline.ledger)
+        logger.info(
+            message,
+            extra={
+                "balanced": not ledger.problems if final else None,
+                "problems": ledger.problems,
+                "listeners": {
+                    one.name: {
+                        "received": one.received,
+                        "accepted": one.accepted,
+                        "dropped": one.dropped,
+                        "kernel_drops": one.kernel_drops,
+                    }
+                    for one in ledger.listeners
+                },
+                "outputs": {
+                    one.name: {
+                        "written": one.written,
+                        "missed": one.missed,
+                        "delivered": one.delivered,
+                        "rejected": one.rejected,
+                        "waiting": one.waiting,
+                        "dropped": one.dropped,
+                    }
+                    for one in ledger.outputs
+                },
+            },
+        )
+
+
+def _output_state(route: Route) -> OutputState:
+    health = route.flusher.health
+    return OutputState(
+        name=route.config.name,
+        type=route.config.type,
+        target=route.output.target,
+        state=health.state,
+        since=health.since,
+        last_error=health.last_error,
+    )
+
+
+class _Lock:
+    """Keeps a second agent from the runtime folder, whose rings it would overwrite. Goes with the process."""
+
+    def __init__(self) -> None:
+        self._fd = -1
+
+    def take(self, folder: Path) -> None:
+        """Make *folder* if need be, and claim it. Raises ControlError."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno == errno.EWOULDBLOCK:
+                message = "another agent runs with it; stop that one, or choose another folder"
+            else:
+                message = f"cannot use the folder: {error.strerror}"
+            raise ControlError(f"agent.runtime_dir: {folder}: {message}") from error
+
+    def __enter__(self) -> "_Lock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
