@@ -5,7 +5,7 @@ in bytes, durations in seconds, points in time in nanoseconds since 1970 (realti
 """
 
 from collections.abc import Sequence
-from typing import TypedDict, final
+from typing import TypedDict, final, type_check_only
 
 from typing_extensions import Buffer
 
@@ -15,6 +15,7 @@ ISA: str
 REASONS: tuple[str, ...]
 """Why a metric may be dropped by a lane, in the order of the counters."""
 
+@type_check_only
 class ListenerStats(TypedDict):
     datagrams: int
     bytes: int
@@ -28,6 +29,7 @@ class ListenerStats(TypedDict):
     queue_bytes: int
     receive_buffer_bytes: int
 
+@type_check_only
 class LaneStats(TypedDict):
     lane: int
     beats: int
@@ -37,6 +39,7 @@ class LaneStats(TypedDict):
     running: bool
     listeners: dict[int, ListenerStats]
 
+@type_check_only
 class RingStats(TypedDict):
     accepted: int
     written: int
@@ -49,6 +52,7 @@ class RingStats(TypedDict):
     slots_used: int
     restarts: int
 
+@type_check_only
 class ReadResult(TypedDict):
     body: bytes
     received: int
@@ -186,6 +190,11 @@ def read_lines(
 
     Lines without a timestamp are stamped *now_ns*, *now_ns* + 1, … *isa* forces a kernel: "scalar" or "avx2".
     """
+
+def bench_reader(
+    data: Buffer, seconds: float, *, tags: Sequence[tuple[bytes, bytes]] = ..., isa: str | None = ...
+) -> dict[str, int]:
+    """Read *data* into a ring again and again for *seconds*, without the GIL: lines, accepted, bytes, ns, cpu_ns."""
 
 def count_lines(data: Buffer) -> int:
     """Lines in a body that we wrote; newlines inside quoted strings do not count."""

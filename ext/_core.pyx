@@ -5,6 +5,7 @@ The pieces stand in the order in which a metric meets them on the way out of thi
 """
 
 from os import environ as os_environ, fsencode as os_fsencode, unlink as os_unlink
+from re import compile as re_compile
 
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo

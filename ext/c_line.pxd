@@ -55,7 +55,7 @@ cdef extern from "line_reader.h" nogil:
     void line_tags_free(line_tags_t *tags) noexcept
     bint line_tags_add(line_tags_t *tags, const uint8_t *key, uint32_t key_length, const uint8_t *value,
                        uint32_t value_length) noexcept
-    bint line_reader_open(line_reader_t *c, scan_index_fn scan, const line_tags_t *tags) noexcept
+    void line_reader_open(line_reader_t *c, scan_index_fn scan, const line_tags_t *tags) noexcept
     void line_reader_close(line_reader_t *c) noexcept
     void line_read(line_reader_t *c, uint8_t *text, uint32_t n, line_counts_t *counts) noexcept
     uint64_t line_count(const uint8_t *p, uint64_t n) noexcept

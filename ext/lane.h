@@ -142,8 +142,9 @@ static inline int lane_open(lane_t *lane, scan_index_fn scan)
     if (epoll_ctl(lane->epoll_fd, EPOLL_CTL_ADD, lane->wake_fd, &event) < 0)
         return errno;
     lane->tags = line_tags_new();
-    if (lane->tags == NULL || !line_reader_open(&lane->reader, scan, lane->tags))
+    if (lane->tags == NULL)
         return ENOMEM;
+    line_reader_open(&lane->reader, scan, lane->tags);
     lane->reader.sample = &lane->sample;
     /* Mapped, not allocated: pages that no datagram reaches cost no memory. */
     void *map = mmap(NULL, (size_t)LANE_MESSAGES * LANE_STRIDE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

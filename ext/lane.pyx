@@ -69,7 +69,7 @@ cdef class Lane:
     def add_socket(self, int listener, int fd, *, str precision="ns", uint32_t line_bytes_max=65536,
                    uint32_t datagram_bytes_max=65536, bint gro=True):
         cdef lane_command_t command
-        if not 0 <= listener < LANE_LISTENERS:
+        if not 0 <= listener < <int>LANE_LISTENERS:
             raise ValueError(f"listener {listener}; a lane has numbers 0 to {LANE_LISTENERS - 1}")
         memset(&command, 0, sizeof(command))
         command.verb = LANE_ADD
@@ -109,14 +109,14 @@ cdef class Lane:
                 count + 1, queue + lane.sockets[i].queue_bytes, buffer + lane.sockets[i].receive_buffer_bytes
             )
         lane_unlock(lane)
-        for i in range(LANE_LISTENERS):
+        for i in range(<uint32_t>LANE_LISTENERS):
             s = &lane.listeners[i]
             if i not in sockets and not counter_get(&s.datagrams) and not counter_get(&s.kernel_drops):
                 continue
             # Accepted and dropped first: meanwhile received can only grow.
             accepted = counter_get(&s.accepted)
             dropped = {}
-            for k in range(DROP_REASONS):
+            for k in range(<uint32_t>DROP_REASONS):
                 if counter_get(&s.dropped[k]):
                     dropped[REASONS[k]] = counter_get(&s.dropped[k])
             count, queue, buffer = sockets.get(i, (0, 0, 0))

@@ -11,6 +11,7 @@
 #ifndef PENSTOCK_LINE_H
 #define PENSTOCK_LINE_H
 
+#include "line_set.h"
 #include "num.h"
 #include "ring.h"
 #include "scan.h"
@@ -28,13 +29,6 @@
 
 /* Precision of timestamps without a unit: how many decimal zeros make nanoseconds of it. */
 typedef enum { LINE_NS = 0, LINE_US = 3, LINE_MS = 6, LINE_S = 9 } line_precision_t;
-
-/* A key as it stands in the text (escaped), with what finds equal ones fast. */
-typedef struct {
-    const uint8_t *text; /* borrowed */
-    uint32_t length;
-    uint64_t hash;
-} line_key_t;
 
 /* Agent tags, ready to be appended: text holds ",key=value" for each, one behind the other. */
 typedef struct {
@@ -74,6 +68,13 @@ typedef struct {
     uint8_t text[LINE_SAMPLE_BYTES];
 } line_sample_t;
 
+/* Tests compare the two paths: with PENSTOCK_TEST a reader can be told to take the general one always. */
+#ifdef PENSTOCK_TEST
+#define LINE_FAST(c) (!(c)->general_only)
+#else
+#define LINE_FAST(c) true
+#endif
+
 /* Everything a lane needs to read lines. Large: allocate once. */
 typedef struct {
     scan_index_fn scan;
@@ -88,29 +89,17 @@ typedef struct {
     uint32_t stamp_length;
     uint8_t stamp[20 + PORT_PADDING]; /* stamp_ns as text */
     line_sample_t *sample;            /* may be NULL */
+#ifdef PENSTOCK_TEST
+    bool general_only;
+#endif
 
     uint32_t index[LINE_WINDOW + SCAN_SLACK];
     uint8_t *scratch; /* owned: where the general path builds lines */
     size_t scratch_bytes;
-    line_key_t *keys; /* owned: tags or fields of a line in the general path */
-    size_t keys_max;
+    line_set_t keys; /* owned: tags, then fields, of a line in the general path */
+    uint8_t time_text[20 + PORT_PADDING];
     uint8_t extra[LINE_TAGS_TEXT_MAX + PORT_PADDING]; /* agent tags that a line lacks, where it has some of them */
 } line_reader_t;
-
-/* Hash of a key of n >= 1 bytes; reads up to 8 behind the start. Keys of up to 16 bytes with equal
- * first and last eight are equal; others are compared. */
-static inline uint64_t line_hash(const uint8_t *p, uint32_t n)
-{
-    uint64_t mask = n >= 8 ? ~UINT64_C(0) : (UINT64_C(1) << 8 * n) - 1;
-    uint64_t first = port_load64(p) & mask;
-    uint64_t last = port_load64(n >= 8 ? p + n - 8 : p) & mask;
-    return (first ^ n) * UINT64_C(0x9E3779B97F4A7C15) ^ (last + n) * UINT64_C(0xC2B2AE3D27D4EB4F);
-}
-
-static inline bool line_key_equal(const line_key_t *a, const line_key_t *b)
-{
-    return a->hash == b->hash && a->length == b->length && memcmp(a->text, b->text, a->length) == 0;
-}
 
 /* Gives the next stamp: the burst's arrival, or one more than the last. */
 static inline void line_stamp_next(line_reader_t *c)
@@ -173,17 +162,22 @@ static inline void line_put(const line_reader_t *c, const line_t *l, bool unsign
     *to = '\n';
 }
 
-/* Puts the agent's tags that the line does not carry into l->extra. */
-static inline void line_add_tags(line_reader_t *c, line_t *l, const line_key_t *keys, uint32_t key_count)
+/* Which of the agent's tags a key is, as a bit; 0 if none. */
+static inline uint64_t line_agent_tag(const line_tags_t *tags, const line_key_t *key)
+{
+    uint64_t found = 0;
+    for (uint32_t i = 0; i < tags->count; i++)
+        if (unlikely(key->hash == tags->tag[i].key.hash) && line_key_equal(key, &tags->tag[i].key))
+            found |= UINT64_C(1) << i;
+    return found;
+}
+
+/* Puts the agent's tags into l->extra, but for those that the line has (`present`, a bit for each). */
+static inline void line_add_tags(line_reader_t *c, line_t *l, uint64_t present)
 {
     const line_tags_t *tags = c->tags;
     l->extra = tags->text;
     l->extra_length = tags->length;
-    uint64_t present = 0;
-    for (uint32_t i = 0; i < tags->count; i++)
-        for (uint32_t k = 0; k < key_count; k++)
-            if (unlikely(keys[k].hash == tags->tag[i].key.hash) && line_key_equal(&keys[k], &tags->tag[i].key))
-                present |= UINT64_C(1) << i;
     if (likely(present == 0))
         return;
     l->extra = c->extra;
@@ -202,6 +196,7 @@ static inline void line_emit(line_reader_t *c, const line_t *l, line_counts_t *c
     if (l->time == NULL)
         line_stamp_next(c);
     uint32_t taken = 0, full = 0, clamped = 0;
+    bool rewritten = l->rewritten;
     for (uint32_t i = 0; i < c->ring_count; i++) {
         ring_t *r = c->rings[i];
         uint32_t n = line_bytes(c, l, r->unsigned_ok);
@@ -213,8 +208,10 @@ static inline void line_emit(line_reader_t *c, const line_t *l, line_counts_t *c
         line_put(c, l, r->unsigned_ok, to);
         ring_commit(r, n, 1, c->arrival_ns);
         taken++;
-        if (!r->unsigned_ok)
+        if (!r->unsigned_ok && l->fields_signed != l->fields) {
+            rewritten = true;
             clamped = l->clamped;
+        }
     }
     if (unlikely(full) && taken)
         for (uint32_t i = 0; i < c->ring_count; i++)
@@ -226,7 +223,7 @@ static inline void line_emit(line_reader_t *c, const line_t *l, line_counts_t *c
         return;
     }
     counts->accepted++;
-    counts->rewritten += l->rewritten;
+    counts->rewritten += rewritten;
     counts->clamped += clamped;
 }
 

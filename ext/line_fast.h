@@ -55,7 +55,9 @@ static inline bool line_value_plain(const uint8_t *p, uint32_t n)
     uint32_t at = (uint32_t)__builtin_ctz(other);
     if (p[at] == '.')
         return at > start && at + 1 < n;
-    return p[at] == 'i' && at + 1 == n && at > start && n <= 19;
+    if (p[at] != 'i' || at + 1 != n || at == start || n > 19)
+        return false;
+    return p[start] != '0' || n == 2; /* `007i` and `-0i` are written anew */
 }
 
 static inline bool line_tag_reserved(const uint8_t *p, uint32_t n)
@@ -114,8 +116,12 @@ static inline const uint32_t *line_fast(line_reader_t *c, const uint8_t *b, uint
     l->series = b + start;
     l->series_length = mark - start;
     l->extra_length = 0;
-    if (c->tags->count)
-        line_add_tags(c, l, keys, tag_count);
+    if (c->tags->count) {
+        uint64_t present = 0;
+        for (uint32_t i = 0; i < tag_count; i++)
+            present |= line_agent_tag(c->tags, &keys[i]);
+        line_add_tags(c, l, present);
+    }
 
     uint32_t fields = mark + 1, field_count = 0;
     seen = 0;
@@ -131,6 +137,9 @@ static inline const uint32_t *line_fast(line_reader_t *c, const uint8_t *b, uint
             return NULL;
         field_count++;
     } while (byte == ',');
+    /* InfluxDB refuses a point whose only field has this name. */
+    if (field_count == 1 && keys[0].length == 4 && port_load32(keys[0].text) == 0x656d6974)
+        return NULL;
     l->fields = l->fields_signed = b + fields;
     l->fields_length = l->fields_signed_length = mark - fields;
     l->joined = true;

@@ -2,7 +2,8 @@
 #ifndef PENSTOCK_LINE_READER_H
 #define PENSTOCK_LINE_READER_H
 
-#include "line_fast.h"
+#include <time.h>
+
 #include "line_general.h"
 
 /* ---- agent tags ---- */
@@ -53,18 +54,20 @@ static inline bool line_tags_add(line_tags_t *tags, const uint8_t *key, uint32_t
 static inline void line_reader_close(line_reader_t *c)
 {
     free(c->scratch);
-    free(c->keys);
     c->scratch = NULL;
-    c->keys = NULL;
+    c->scratch_bytes = 0;
+    line_set_free(&c->keys);
 }
 
-/* c: zeroed. False without memory. */
-static inline bool line_reader_open(line_reader_t *c, scan_index_fn scan, const line_tags_t *tags)
+/* c: zeroed. tags: borrowed. */
+static inline void line_reader_open(line_reader_t *c, scan_index_fn scan, const line_tags_t *tags)
 {
     c->scan = scan;
     c->tags = tags;
     c->line_bytes_max = LINE_TEXT_MAX;
-    return true;
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    c->keys.seed = ((uint64_t)now.tv_nsec * UINT64_C(0x9E3779B97F4A7C15)) ^ (uint64_t)(uintptr_t)c;
 }
 
 /* ---- reading ---- */
@@ -89,8 +92,8 @@ static inline void line_drop(line_counts_t *counts, drop_t reason, uint64_t line
 }
 
 /* Has line_general look at the line at p; n bytes follow, with a LF at p[n]. Returns how many it took. */
-static inline __attribute__((noinline)) uint32_t line_read_general(line_reader_t *c, const uint8_t *p, uint32_t n,
-                                                                   line_counts_t *counts)
+static __attribute__((noinline)) uint32_t line_read_general(line_reader_t *c, const uint8_t *p, uint32_t n,
+                                                            line_counts_t *counts)
 {
     line_t l;
     uint32_t taken = 0;
@@ -121,25 +124,31 @@ static inline uint32_t line_read_window(line_reader_t *c, uint8_t *text, uint32_
     c->index[count + 1] = bytes;
     c->index[count + 2] = bytes;
     const uint32_t *mark = c->index, *marks_end = c->index + count;
+    /* Lines behind the last LF are cut by the window's end: they are read with the next window. */
+    uint32_t whole = bytes;
+    if (!last) {
+        uint32_t k = count;
+        while (k > 0 && b[c->index[k - 1]] != '\n')
+            k--;
+        whole = k > 0 ? c->index[k - 1] : 0;
+    }
     uint32_t start = 0;
     line_t l;
-    while (start < bytes) {
+    while (start < bytes && (start <= whole || start == 0)) {
         if (unlikely(b[start] == '\n')) {
             start++;
             mark++;
             continue;
         }
         uint32_t end;
-        const uint32_t *next = line_fast(c, b, start, mark, &l, &end);
-        if (likely(next != NULL) && likely(end < bytes || last)) {
+        const uint32_t *next = LINE_FAST(c) ? line_fast(c, b, start, mark, &l, &end) : NULL;
+        if (likely(next != NULL && (end < bytes || last))) {
             counts->received++;
             line_emit(c, &l, counts);
             start = end + 1;
             mark = next;
             continue;
         }
-        if (next != NULL && start > 0)
-            break; /* cut by the window's end: it is the first of the next window */
         b[bytes] = behind;
         start += line_read_general(c, b + start, n - at - start, counts);
         b[bytes] = '\n';

@@ -8,6 +8,8 @@ if os_environ.get("PENSTOCK_ISA", "") != "scalar" and scan_has_avx2():
 
 REASONS = tuple(stats_reason_names[i].decode() for i in range(DROP_REASONS))
 
+cdef object UNWRITABLE = re_compile(rb"[\x00-\x1f\x7f]|\\[, =]|\\\Z")
+
 cdef dict PRECISIONS = {"ns": LINE_NS, "us": LINE_US, "ms": LINE_MS, "s": LINE_S}
 
 
@@ -19,8 +21,9 @@ cdef line_precision_t precision_of(str name) except *:
 
 cdef bytes escaped_tag(bytes text, str what):
     """A tag's key or value in line protocol. Raises ValueError for what cannot be written."""
-    if not text or text.endswith(b"\\") or any(byte < 32 or byte == 127 for byte in text):
-        raise ValueError(f"{what} {text!r} is empty, ends in a backslash or has control characters")
+    if not text or UNWRITABLE.search(text):
+        raise ValueError(f"{what} {text!r} is empty, has a control character, or a backslash at its end or before "
+                         "a comma, equals sign or space")
     text.decode()
     return text.replace(b",", b"\\,").replace(b"=", b"\\=").replace(b" ", b"\\ ")
 
@@ -29,6 +32,7 @@ cdef line_tags_t *tags_of(object pairs) except NULL:
     """Agent tags, escaped and ready. The caller frees them."""
     cdef line_tags_t *tags = line_tags_new()
     cdef bytes key, value
+    cdef set seen = set()
     if tags == NULL:
         raise MemoryError()
     try:
@@ -37,6 +41,9 @@ cdef line_tags_t *tags_of(object pairs) except NULL:
             value = escaped_tag(raw_value, "tag value")
             if raw_key in (b"time", b"_field", b"_measurement"):
                 raise ValueError(f"tag key {raw_key!r} is reserved by InfluxDB")
+            if raw_key in seen:
+                raise ValueError(f"tag key {raw_key!r} is there twice")
+            seen.add(raw_key)
             if not line_tags_add(tags, key, <uint32_t>len(key), value, <uint32_t>len(value)):
                 raise ValueError("more than 64 agent tags, or more than 64 KiB of them")
     except BaseException:
@@ -77,8 +84,9 @@ def read_lines(const uint8_t[::1] data not None, *, str precision="ns", object t
         extra = tags_of(tags)
         reader = <line_reader_t *>alloc_aligned(sizeof(line_reader_t))
         text = <uint8_t *>malloc(n + 2 * PORT_PADDING)
-        if text == NULL or not line_reader_open(reader, kernel_of(isa), extra):
+        if text == NULL:
             raise MemoryError()
+        line_reader_open(reader, kernel_of(isa), extra)
         if n:
             memcpy(text, &data[0], n)
         memset(text + n, 0, 2 * PORT_PADDING)
@@ -127,8 +135,9 @@ def bench_reader(const uint8_t[::1] data not None, double seconds, *, object tag
     cdef int64_t start, now, cpu
     cdef uint64_t passes = 0
     try:
-        if text == NULL or not line_reader_open(reader, kernel_of(isa), extra):
+        if text == NULL:
             raise MemoryError()
+        line_reader_open(reader, kernel_of(isa), extra)
         memcpy(text, &data[0], n)
         memset(text + n, 0, 2 * PORT_PADDING)
         reader.rings[0] = target
