@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from msgspec.structs import fields
 
@@ -15,9 +16,16 @@ from agent.config import Config, dump
 from agent.config_schema import Listen, Table
 
 
+# Keys that mean nothing for the scheme of a listener's address, and are refused where they are given.
+_FOREIGN = {"udp": ("mode", "owner"), "unixgram": ("gro",)}
+
+
 def to_toml(config: Config, defaults: bool = True) -> str:
     """The whole of *config*, or without *defaults* only what differs from them. Secrets are masked."""
     shown = dump(config)
+    for table, listen in zip(shown["listen"], config.listen, strict=True):
+        for key in _FOREIGN[urlsplit(listen.address).scheme]:
+            del table[key]
     if not defaults:
         for name, table in shown.items():
             structs = getattr(config, name)
@@ -37,7 +45,7 @@ def _leave_out_defaults(shown: dict[str, Any], struct: Table) -> None:
         # Dictionaries have a factory for a default, which makes an empty one.
         value = getattr(struct, field.name)
         if value == default or (isinstance(value, Mapping) and not value):
-            del shown[field.name]
+            shown.pop(field.name, None)
 
 
 def _blocks(shown: Mapping[str, Any]) -> Iterator[str]:
