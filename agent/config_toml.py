@@ -15,7 +15,6 @@ from msgspec.structs import fields
 from agent.config import Config, dump
 from agent.config_schema import Listen, Table
 
-
 # Keys that mean nothing for the scheme of a listener's address, and are refused where they are given.
 _FOREIGN = {"udp": ("mode", "owner"), "unixgram": ("gro",)}
 
