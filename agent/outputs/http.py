@@ -179,10 +179,10 @@ def _reason(error: BaseException) -> str:
     """What went wrong, in a few words: urllib3's messages carry addresses of objects and the URL."""
     if isinstance(error, NameResolutionError):
         return f"cannot resolve the name of the host: {_root(error)}"
+    if isinstance(error, NewConnectionError):  # it is a ConnectTimeoutError, too, for history's sake
+        return f"cannot connect: {_root(error)}"
     if isinstance(error, ConnectTimeoutError):
         return "timed out while connecting"
-    if isinstance(error, NewConnectionError):
-        return f"cannot connect: {_root(error)}"
     if isinstance(error, ReadTimeoutError):
         return "timed out while waiting for the answer"
     if isinstance(error, SSLError):

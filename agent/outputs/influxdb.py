@@ -8,6 +8,7 @@ The client is imported by the flusher's thread, half a second after the start or
 takes a quarter of a second, which the start of the agent must not wait for.
 """
 
+import logging
 import ssl
 import sys
 import threading
@@ -26,6 +27,8 @@ from agent.outputs.verdicts import classify
 
 if TYPE_CHECKING:
     from agent.outputs.http import Transport
+
+logger = logging.getLogger(__name__)
 
 WARM_UP_S = 0.5
 """So long after it was made, an output that has not been used imports its client."""
@@ -92,6 +95,9 @@ class InfluxSink(Output):
         with self._lock:
             if self._transport is not None:
                 return self._transport
+            from urllib3 import disable_warnings
+            from urllib3.exceptions import InsecureRequestWarning
+
             from agent.outputs.http import Transport
 
             config = self._config
@@ -118,6 +124,9 @@ class InfluxSink(Output):
                 connect_timeout=config.connect_timeout,
                 response_timeout=config.response_timeout,
             )
+            if config.insecure_skip_verify:
+                # It would be said for each connection, and on standard error.
+                disable_warnings(InsecureRequestWarning)
             if self._aborted:
                 transport.abort()
             self._transport = transport
@@ -152,6 +161,10 @@ def _tls_context(config: InfluxOutput) -> ssl.SSLContext:
     if config.insecure_skip_verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+        logger.warning(
+            "the server's certificate is not verified: anybody between could read and change what is sent",
+            extra={"output": config.name},
+        )
     if config.cert:
         try:
             # No password: an encrypted key would ask for it on the terminal.
