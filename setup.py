@@ -13,7 +13,13 @@ from setuptools import Extension, setup
 EXT = Path("ext")
 FLAVOUR = os.environ.get("PENSTOCK_BUILD", "release")
 
-WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function", "-Wno-missing-field-initializers"]
+WARNINGS = [
+    "-Wall",
+    "-Wextra",
+    "-Wno-unused-parameter",
+    "-Wno-unused-function",
+    "-Wno-missing-field-initializers",
+]
 COMPILE = {
     # -O3: the reader is 6 % faster than with -O2; no -march, kernels are chosen at run time.
     "release": ["-O3", "-g", "-DNDEBUG"],

@@ -25,7 +25,7 @@ class Running:
         self.rings = [Ring(None, 1 << 20, self.waker) for _ in range(rings)]
         self.lane = Lane(0)
         self.lane.set_rings(self.rings)
-        self.thread = threading.Thread(target=self.lane.run)
+        self.thread = threading.Thread(target=self.lane.run, daemon=True)
         self.thread.start()
 
     def listener(self, number: int = 0) -> ListenerStats:
@@ -139,14 +139,14 @@ def test_a_removed_socket_is_read_empty_first() -> None:
     lane = Running()
     with udp() as listening, sender(listening) as sending:
         lane.lane.add_socket(0, listening.fileno())
-        for i in range(500):
+        for i in range(200):  # fewer than the smallest usual receive buffer holds
             sending.send(b"a v=%d 1\n" % i)
         lane.lane.remove_socket(listening.fileno(), drain=True)
-        assert lane.listener()["received"] == 500
+        assert lane.listener()["received"] == 200
         assert lane.listener()["sockets"] == 0
         sending.send(b"late v=1 1\n")
         lane.stop()
-        assert lane.listener()["received"] == 500
+        assert lane.listener()["received"] == 200
 
 
 def test_stop_reads_what_the_kernel_still_holds() -> None:
