@@ -121,7 +121,7 @@ class Lines(NamedTuple):
     no_timestamps: bool = False
 
     @property
-    def options(self) -> dict[str, object]:
+    def options(self) -> dict[str, Any]:
         return self._asdict()
 
     def text(self, count: int) -> bytes:

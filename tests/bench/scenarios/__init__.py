@@ -1,0 +1,16 @@
+"""The scenarios, one subject each, in the order in which they run."""
+
+from collections.abc import Callable
+
+from tests.bench.harness import Run
+from tests.bench.scenarios import databases, flush, footprint, lane, packed, reader
+
+SCENARIOS: dict[str, Callable[[Run], None]] = {
+    "reader": reader.measure,
+    "lane": lane.measure,
+    "packed": packed.measure,
+    "influxdb": databases.measure_influxdb,
+    "victoriametrics": databases.measure_victoriametrics,
+    "flush": flush.measure,
+    "footprint": footprint.measure,
+}
