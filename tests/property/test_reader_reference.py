@@ -36,7 +36,7 @@ def assert_same(compiled: Reader, data: bytes, **options: Any) -> ReadResult:
     return expected
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=700, deadline=None)
 @given(data=lines.datagrams, options=options)
 @example(data=b'm f="x 2\nm g="y" 3', options={})
 @example(data=b'm s="x\nevil v=1\n",n=NaN\nm f=1 1\n', options={})
@@ -45,6 +45,34 @@ def assert_same(compiled: Reader, data: bytes, **options: Any) -> ReadResult:
 @example(data=b"m,t==x,u== f=1\nm,t=a=b f=1\n", options={"tags": [(b"t", b"v"), (b"u", b"w")]})
 @example(data=b"m f=18446744073709551615u,g=9223372036854775808u,f=1u 5\n", options={"unsigned": False})
 def test_datagrams(compiled: Reader, data: bytes, options: dict[str, Any]) -> None:
+    assert_same(compiled, data, **options)
+
+
+def test_each_value_in_a_plain_line(compiled: Reader) -> None:
+    for value in [*lines.NUMBERS, *lines.BOOLEANS, b'"x"', b'"x', b'"\\x"', b'"\\n"', b'x"', b'""y', b""]:
+        for line in (
+            b"m f=%b",
+            b"m f=%b 7",
+            b"m,t=v f=1,g=%b,h=2",
+            b"m f=%b,f=1 7",
+            b"m f=%b\r",
+            b" m  f=%b",
+        ):
+            for unsigned in (True, False):
+                assert_same(compiled, line % value + b"\nm f=1 1\n", unsigned=unsigned)
+
+
+def test_each_timestamp_in_a_plain_line(compiled: Reader) -> None:
+    for time in lines.TIMES:
+        for precision in ("ns", "us", "ms", "s"):
+            for end in (b"\n", b"\r\n", b" \n", b"", b"\0\n"):
+                assert_same(compiled, b"m f=1 " + time + end, precision=precision)
+                assert_same(compiled, b"m,t=v f=.5  " + time + end, precision=precision)
+
+
+@settings(max_examples=500, deadline=None)
+@given(data=st.lists(lines.simple, max_size=4).map(b"\n".join), options=options)
+def test_plain_lines(compiled: Reader, data: bytes, options: dict[str, Any]) -> None:
     assert_same(compiled, data, **options)
 
 
