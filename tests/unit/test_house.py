@@ -1,0 +1,219 @@
+"""The house rules that a reader may rely on: who imports whom, what stands in files, what is declared."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.cli import cli
+from tests.conftest import need
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# A module may import only what stands before it. A new module needs its place here.
+MODULES = (
+    "agent",
+    "agent._core",
+    "agent.errors",
+    "agent.log",
+    "agent.systemd",
+    "agent.config_values",
+    "agent.config_kinds",
+    "agent.config_schema",
+    "agent.config_source",
+    "agent.config_checks",
+    "agent.config",
+    "agent.config_toml",
+    "agent.ledger",
+    "agent.outputs.base",
+    "agent.outputs.null",
+    "agent.outputs.file",
+    "agent.outputs.verdicts",
+    "agent.outputs.http",
+    "agent.outputs.influxdb",
+    "agent.outputs",
+    "agent.delivery",
+    "agent.flusher",
+    "agent.listeners",
+    "agent.route",
+    "agent.pipeline",
+    "agent.admin",
+    "agent.admin.status",
+    "agent.admin.metrics",
+    "agent.admin.guard",
+    "agent.admin.server",
+    "agent.admin.client",
+    "agent.admin.screen",
+    "agent.service",
+    "agent.cli",
+    "agent.__main__",
+)
+
+# The same for what a header includes.
+HEADERS = (
+    "port.h",
+    "scan.h",
+    "num.h",
+    "utf8.h",
+    "ring.h",
+    "stats.h",
+    "line_set.h",
+    "line.h",
+    "line_fast.h",
+    "line_general.h",
+    "line_reader.h",
+    "lane.h",
+)
+
+# Where the name of a distribution is not the one that is imported.
+DISTRIBUTIONS = {"influxdb_client": "influxdb-client", "prometheus_client": "prometheus-client"}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = {module_name(path): path for path in sorted((ROOT / "agent").rglob("*.py"))}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every module that *path* imports, inside functions and for types too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{path}: a relative import"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in SOURCES or inner == "agent._core" else node.module
+
+
+def test_every_module_has_its_place() -> None:
+    assert set(SOURCES) | {"agent._core"} == set(MODULES)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_modules_import_downward_only(name: str) -> None:
+    allowed = MODULES[: MODULES.index(name)]
+    wrong = [one for one in imported(SOURCES[name]) if one.split(".")[0] == "agent" and one not in allowed]
+    assert wrong == []
+
+
+def test_every_header_has_its_place() -> None:
+    assert {path.name for path in (ROOT / "ext").glob("*.h")} == set(HEADERS)
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_headers_include_downward_only_and_know_no_python(name: str) -> None:
+    text = (ROOT / "ext" / name).read_text()
+    ours = re.findall(r'^\s*#\s*include\s+"([^"]+)"', text, re.MULTILINE)
+    assert [one for one in ours if one not in HEADERS[: HEADERS.index(name)]] == []
+    assert "Python.h" not in text
+
+
+def test_every_import_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[<>=!~; ]", one)[0] for one in project["dependencies"]}
+    used = {one.split(".")[0] for path in SOURCES.values() for one in imported(path)}
+    used -= {"agent", *sys.stdlib_module_names}
+    assert {DISTRIBUTIONS.get(one, one) for one in used} <= declared
+
+
+def tracked() -> list[Path]:
+    """The files that are committed, or would be."""
+    need("git")
+    if not (ROOT / ".git").exists():
+        pytest.skip("no corpus of tracked files: this is no clone")
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    out = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return [ROOT / name for name in out.split("\0") if name and (ROOT / name).is_file()]
+
+
+# Put together from halves, so that this file does not contain what it looks for.
+UNWANTED = re.compile(
+    "|".join(
+        (
+            "py" + r"pi\.org",
+            "python" + "hosted",
+            "index" + "-url",
+            "find" + "-links",
+            "deb" + r"\.debian\.org",
+            "archive" + r"\.ubuntu\.com",
+            r"(?<![\w.])/" + r"(?:root|home|work|Users|mnt)/\w",
+        )
+    )
+)
+
+
+def test_no_file_names_a_registry_or_a_folder_of_somebodys_machine() -> None:
+    found = []
+    for path in tracked():
+        data = path.read_bytes()
+        if b"\0" in data:
+            continue
+        for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
+            if UNWANTED.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}")
+    assert found == []
+
+
+def test_the_readme_names_every_command_and_every_target() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert [name for name in cli.commands if f"penstock {name}" not in readme] == []
+    targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(targets) == {"help", "run", "test", "bench", "lint", "fuzz", "build", "clean"}
+    assert [name for name in targets if name != "help" and f"make {name}" not in readme] == []
+
+
+def test_scripts_can_be_run() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    subprocess.run([need("bash"), "-n", str(script)], check=True)
+
+
+PROBE = """
+import pytest
+from tests.conftest import missing, need
+
+def test_a():
+    need("a-program-that-nobody-has")
+
+@pytest.mark.needs("another-one")
+def test_b():
+    pass
+
+def test_c():
+    pytest.skip("in passing")
+
+def test_d():
+    missing("no corpus of anything")
+
+def test_e():
+    assert need("sh").endswith("/sh")
+"""
+
+
+@pytest.mark.parametrize(
+    ("require", "outcome"),
+    [("0", "1 passed, 4 skipped"), ("1", "2 failed, 1 passed, 1 skipped, 1 error")],
+)
+def test_a_skip_is_a_failure_where_everything_must_be_there(
+    tmp_path: Path, require: str, outcome: str
+) -> None:
+    (tmp_path / "test_probe.py").write_text(PROBE)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = needs: what must be there\n")
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PENSTOCK_REQUIRE_ALL": require},
+        capture_output=True,
+        text=True,
+    )
+    assert outcome in result.stdout.splitlines()[-1], result.stdout
