@@ -122,7 +122,10 @@ class Pipeline:
             new = self._prepare(config, problems, undo)
             if problems:
                 raise ConfigError(problems)
-            self._commit(old, new, undo)
+            try:
+                self._commit(old, new, undo)
+            except OSError as error:
+                raise ConfigError([Problem("listen", f"a lane cannot take it: {error}")]) from error
             undo.pop_all()
         self._retire(old, new)
         if first:

@@ -259,20 +259,30 @@ class Service:
     # ---- once a second ----
 
     async def _tick(self) -> None:
-        """Look after the threads: tell of malformed lines, give signs of life, end if one of them ended."""
+        """Look after the threads, and give signs of life to systemd."""
         watchdog = systemd.watchdog_interval()
         pause = min(_TICK_S, watchdog / 2) if watchdog else _TICK_S
         while True:
-            for listener, reason, line in self._pipeline.samples():
-                logger.warning("malformed line", extra={"listener": listener, "reason": reason, "line": line})
-            failures = self._pipeline.failures()
-            if failures and not self._stop.is_set():
-                logger.critical("a part of the agent ended, so all of it ends", extra={"failures": failures})
-                self._exit_code = EXIT_FAILURE
-                self._stop.set()
-            if watchdog and not failures and (self._alive() or self._stop.is_set()):
+            try:
+                well = self._look_after()
+            except Exception:
+                logger.exception("looking after the threads failed")
+                well = False
+            if watchdog and well:
                 systemd.watchdog()
             await asyncio.sleep(pause)
+
+    def _look_after(self) -> bool:
+        """Log malformed lines, and end the agent if a thread of it has ended. True if all is well."""
+        for listener, reason, line in self._pipeline.samples():
+            logger.warning("malformed line", extra={"listener": listener, "reason": reason, "line": line})
+        failures = self._pipeline.failures()
+        if failures and not self._stop.is_set():
+            logger.critical("a part of the agent ended, so all of it ends", extra={"failures": failures})
+            self._exit_code = EXIT_FAILURE
+            self._stop.set()
+        # While it drains, lanes stand still as they should.
+        return self._stop.is_set() or self._alive()
 
     def _alive(self) -> bool:
         """Whether every lane came round lately."""

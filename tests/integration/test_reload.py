@@ -231,6 +231,7 @@ def test_an_output_that_was_removed_still_gets_what_waits_and_stays_in_the_ledge
         wait_until(
             lambda: [ring.name for ring in (tmp_path / "run" / "rings").iterdir()] == ["one.0.ring"], 10
         )
+        wait_until(lambda: "two.0" not in Path(f"/proc/{agent.pid}/maps").read_text(), 10, "memory is freed")
         send_udp(port, b"m v=2 2")
         agent.wait_for(lambda status: output(status, "one")["waiting"] == 2)
         # It comes back under its name, with its counters.

@@ -20,6 +20,7 @@ from tests.integration.agent_process import (
     send_udp,
     send_unixgram,
 )
+from tests.integration.servers import Influxd, influxd
 from tests.integration.test_ledger import dead_output, file_output
 
 
@@ -54,6 +55,53 @@ def test_under_load_everything_received_is_delivered_before_exit_0(
         assert final["listeners"]["udp"]["accepted"] == final["outputs"]["out"]["delivered"] == received
         lines = delivered_lines(tmp_path / "out")
         assert len(lines) == len(set(lines)) == received
+
+
+def influx_output(server: Influxd, database: str) -> str:
+    return f"""
+        [[output]]
+        name = "influx"
+        type = "influxdb"
+        version = 1
+        url = "{server.url}"
+        database = "{database}"
+    """
+
+
+def test_under_load_everything_received_is_in_the_database_before_exit_0(tmp_path: Path) -> None:
+    port = free_port()
+    with influxd(tmp_path) as server:
+        database = server.create_database()
+        config = f"{udp_listener(port)}{influx_output(server, database)}"
+        with AgentProcess(tmp_path, config) as agent, load(port, 40_000) as sender:
+            agent.wait_for(lambda status: listener(status, "udp")["received"] > 40_000)
+            assert agent.stop() == EXIT_OK
+            sent = sender.finish()
+            [final] = agent.log("stopped")
+        assert final["balanced"] is True
+        received = final["listeners"]["udp"]["received"]
+        assert 40_000 < received <= sent
+        assert final["outputs"]["influx"]["delivered"] == received
+        [series] = server.query("SELECT COUNT(id) FROM load1", database)
+        assert series["values"][0][1] == received
+
+
+def test_a_database_that_stalls_gets_everything_once_it_goes_on(tmp_path: Path) -> None:
+    port = free_port()
+    with influxd(tmp_path) as server:
+        database = server.create_database()
+        config = f"{udp_listener(port)}{influx_output(server, database)}"
+        with AgentProcess(tmp_path, config) as agent:
+            server.freeze()
+            send_udp(port, *[b"m v=%d %d" % (at, at) for at in range(1, 101)])
+            agent.wait_for(lambda status: listener(status, "udp")["received"] == 100)
+            agent.signal(signal.SIGTERM)
+            agent.wait_for(lambda status: status["state"] == "draining")
+            server.thaw()
+            assert agent.wait() == EXIT_OK
+            assert agent.log("stopped")[0]["balanced"] is True
+        [series] = server.query("SELECT COUNT(v) FROM m", database)
+        assert series["values"][0][1] == 100
 
 
 def test_what_the_kernel_still_holds_is_read_before_the_end(tmp_path: Path) -> None:
