@@ -44,9 +44,11 @@ fuzz: $(STAMP_DEV)  ## every fuzzer for FUZZ_SECONDS
 
 lint: $(STAMP_DEV) $(STAMP_CORE)  ## ruff, mypy, the stub against the core, cython-lint
 	@$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m mypy.stubtest agent._core
-	$(VENV)/bin/cython-lint ext
+	$(PY) -m mypy.stubtest agent._core --concise --allowlist .ci/stubtest-allowlist.txt --ignore-unused-allowlist
+	# It calls pycodestyle by its name.
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint ext
 
 clean:  ## remove what was built, the environment too
 	@rm -rf build dist *.egg-info agent/_core*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks $(VENV)
