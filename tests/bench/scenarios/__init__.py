@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 from tests.bench.harness import Run
-from tests.bench.scenarios import databases, flush, footprint, lane, packed, reader
+from tests.bench.scenarios import databases, flush, footprint, functions, lane, packed, reader
 
 SCENARIOS: dict[str, Callable[[Run], None]] = {
     "reader": reader.measure,
+    "functions": functions.measure,
     "lane": lane.measure,
     "packed": packed.measure,
     "influxdb": databases.measure_influxdb,

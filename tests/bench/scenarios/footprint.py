@@ -13,7 +13,7 @@ from tests.bench.harness import Run, Target, check_equal
 from tests.bench.native import Beside
 from tests.bench.verify import sink_config
 
-MIB = 1 << 20
+MB = 1_000_000
 
 
 def _interpreter_start() -> float:
@@ -43,10 +43,10 @@ def _load(agent: AgentRun, port: int, lines: int) -> None:
 def measure(run: Run) -> None:
     """One listener, one InfluxDB output with its client loaded."""
     ready = run.figure("start to ready", "s", baseline="python -c pass", target=Target(0.5, at_least=False))
-    fresh = run.figure("RSS beside the rings, warmed up", "MiB", baseline="an idle interpreter")
+    fresh = run.figure("RSS beside the rings, warmed up", "MB", baseline="an idle interpreter")
     loaded = run.figure(
         "RSS beside the rings, after load",
-        "MiB",
+        "MB",
         baseline="an idle interpreter",
         target=Target(80, at_least=False),
     )
@@ -57,7 +57,7 @@ def measure(run: Run) -> None:
         target=Target(0.5, at_least=False),
         note="of one processor",
     )
-    rings = run.figure("RSS of the rings, after load", "MiB", note="of 64 MiB, mapped twice")
+    rings = run.figure("RSS of the rings, after load", "MB", note="of 64 MiB, each mapping counted")
     idle_seconds = run.size(10, 2)
     sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
     try:
@@ -69,11 +69,11 @@ def measure(run: Run) -> None:
                     ready.add(agent.ready_s, bare_start)
                     _load(agent, port, 12 * 100)
                     bare_memory = psutil.Process(sleeper.pid).memory_info().rss
-                    fresh.add(agent.memory()[0] / MIB, bare_memory / MIB)
+                    fresh.add(agent.memory()[0] / MB, bare_memory / MB)
                     _load(agent, port, run.size(1_200_000, 120_000))
                     beside, ring = agent.memory()
-                    loaded.add(beside / MIB, bare_memory / MIB)
-                    rings.add(ring / MIB)
+                    loaded.add(beside / MB, bare_memory / MB)
+                    rings.add(ring / MB)
                     idle.add(_idle_share(agent.pid, idle_seconds), _idle_share(sleeper.pid, 0.5))
                 sink.stop()
     finally:
