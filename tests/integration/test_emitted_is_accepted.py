@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.integration.servers import Influxd, influxd
 from tests.reference import lines
 from tests.reference.corpus import load
-from tests.reference.line_protocol import Point, parse
+from tests.reference.points import Point, split
 from tests.reference.readers import Reader, reader
 
 
@@ -32,8 +32,7 @@ def read() -> Reader:
 def without_contradictions(body: bytes) -> list[list[tuple[bytes, Point]]]:
     """The lines of *body* with their points, in groups in each of which a field has one type."""
     groups: list[tuple[dict[tuple[bytes, bytes], str], list[tuple[bytes, Point]]]] = []
-    at = 0
-    for point, end in zip(parse(body), ends(body), strict=True):
+    for line, point in split(body):
         types = {(point.name, key): kind for key, kind, _ in point.fields}
         fitting = (
             pair for pair in groups if all(pair[0].get(key, kind) == kind for key, kind in types.items())
@@ -43,23 +42,8 @@ def without_contradictions(body: bytes) -> list[list[tuple[bytes, Point]]]:
             group = ({}, [])
             groups.append(group)
         group[0].update(types)
-        group[1].append((body[at:end], point))
-        at = end
+        group[1].append((line, point))
     return [members for _, members in groups]
-
-
-def ends(body: bytes) -> list[int]:
-    """Offset behind each line of a *body* of ours: a LF ends it if what is before it is whole lines."""
-    found: list[int] = []
-    for at, byte in enumerate(body):
-        if byte == 0x0A:
-            try:
-                count = len(parse(body[: at + 1]))
-            except ValueError:
-                continue
-            if count == len(found) + 1:
-                found.append(at + 1)
-    return found
 
 
 def assert_taken(server: Influxd, body: bytes) -> None:

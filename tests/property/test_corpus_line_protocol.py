@@ -11,7 +11,8 @@ import pytest
 
 from tests.conftest import missing
 from tests.reference.corpus import GUIDES, Case, Verdict, load
-from tests.reference.line_protocol import ReadResult, parse
+from tests.reference.line_protocol import ReadResult
+from tests.reference.points import parse
 from tests.reference.readers import NAMES, Reader, reader
 
 UNTRANSPORTABLE = {

@@ -7,7 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.reference import lines
-from tests.reference.line_protocol import REASONS, ReadResult, parse, read
+from tests.reference.line_protocol import REASONS, ReadResult, read
+from tests.reference.points import parse, split
 from tests.reference.readers import Reader, reader
 
 WINDOW_BYTES = 16_384
@@ -170,6 +171,19 @@ def test_agent_tags_that_cannot_be_written_are_refused(compiled: Reader, tag: tu
             read_with(b"m f=1 1\n", tags=[(b"k", b"v"), (b"k", b"w")])
         with pytest.raises(ValueError):
             read_with(b"m f=1 1\n", precision="h")
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=lines.datagrams, prefix=st.sampled_from([b"", b'm f="\n\\"\n" 1\n' * 40]))
+def test_lines_of_a_body_are_counted_and_split(compiled: Reader, data: bytes, prefix: bytes) -> None:
+    """What bisects a refused batch finds the lines where the reader ended them."""
+    from agent import _core
+
+    body = compiled(prefix + data).body
+    texts = [text for text, _ in split(body)]
+    assert _core.count_lines(body) == len(texts)
+    for count in range(len(texts) + 1):
+        assert _core.split_lines(body, count) == len(b"".join(texts[:count]))
 
 
 def test_every_reason_has_a_line() -> None:

@@ -15,7 +15,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from tests.reference.line_protocol import NS_PER_UNIT, Point
+from tests.reference.line_protocol import NS_PER_UNIT
+from tests.reference.points import Point
 
 PATH = Path(__file__).resolve().parents[3] / "shared" / "corpora" / "line_protocol.json.gz"
 GUIDES = ("influxdb_1.8", "influxdb_2.7", "lineprotocol_v2")

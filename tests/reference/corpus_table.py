@@ -8,7 +8,8 @@ from collections import Counter
 from itertools import groupby
 
 from tests.reference.corpus import GUIDES, Case, Verdict, load
-from tests.reference.line_protocol import parse, read
+from tests.reference.line_protocol import read
+from tests.reference.points import parse
 
 
 def row(cases: list[Case]) -> tuple[list[int], Counter[str]]:

@@ -18,25 +18,37 @@ at LF, at CR LF, at the end of the data, or at a CR that is the last byte of the
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-LF, CR, TAB, SPACE, NUL = b"\n", b"\r", b"\t", b" ", b"\0"
-BACKSLASH, QUOTE, COMMA, EQUALS = b"\\", b'"', b",", b"="
+from tests.reference.line_text import (
+    BACKSLASH,
+    COMMA,
+    EQUALS,
+    LF,
+    QUOTE,
+    SPACE,
+    TAB,
+    Malformed,
+    decimal,
+    find_line_feed,
+    is_separator,
+    is_utf8,
+    line_ends,
+    read_value,
+    skip_blanks,
+)
 
 NS_PER_UNIT = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 TIME_NS_MIN = -(2**63) + 2
 TIME_NS_MAX = 2**63 - 2
-INT64_MIN, INT64_MAX, UINT64_MAX = -(2**63), 2**63 - 1, 2**64 - 1
 KEY_BYTES_MAX = 65_535
 KEY_SEPARATOR_BYTES = 4
 """InfluxDB stores a value under series key, four bytes, field key, and limits the sum."""
 
 RESERVED_TAGS = frozenset({b"time", b"_measurement", b"_field"})
-BOOLEANS = frozenset(b"t T true True TRUE f F false False FALSE".split())
 
 REASONS = (
     "line_too_long",
@@ -55,15 +67,7 @@ REASONS = (
     "key_too_long",
 )
 
-INTEGER = re.compile(rb"(-?)0*([0-9]+)i")
-UNSIGNED = re.compile(rb"0*([0-9]+)u")
-FLOAT = re.compile(rb"(-?)([0-9]*)(\.?)([0-9]*)([eE][-+]?[0-9]+)?")
-UNDERSCORE = re.compile(rb"(?<=[0-9])_(?=[0-9])")
 TIMESTAMP = re.compile(rb"-?[0-9]+")
-
-
-class Malformed(Exception):
-    """A line that cannot be brought into the safe subset; its only argument is one of :data:`REASONS`."""
 
 
 @dataclass(frozen=True)
@@ -181,39 +185,6 @@ def with_agent_tags(
     return own + [(key, value) for key, value in added if key not in keys]
 
 
-# ---- Bytes and where a line ends ------------------------------------------------------------------------
-
-
-def line_ends(data: bytes, at: int) -> bool:
-    """Whether the line's text ends at *at*: LF, CR LF, end of data, or CR at the end of data."""
-    return data[at : at + 1] in (b"", LF) or data[at : at + 2] in (CR, CR + LF)
-
-
-def find_line_feed(data: bytes, at: int) -> int:
-    """Offset of the first LF at or behind *at*, or the length of the data."""
-    found = data.find(LF, at)
-    return len(data) if found < 0 else found
-
-
-def skip_blanks(data: bytes, at: int) -> int:
-    while data[at : at + 1] in (SPACE, TAB, NUL):
-        at += 1
-    return at
-
-
-def is_separator(data: bytes, at: int) -> bool:
-    return data[at : at + 1] in (SPACE, TAB)
-
-
-def is_utf8(text: bytes) -> bool:
-    """Well-formed UTF-8: no surrogates, no overlong forms, nothing above U+10FFFF."""
-    try:
-        text.decode("utf-8", "strict")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def end_of_dropped_line(data: bytes, begin: int) -> int:
     """Offset of the LF that ends a line that is dropped, or the length of the data.
 
@@ -257,9 +228,6 @@ def end_of_dropped_line(data: bytes, begin: int) -> int:
     end = find_line_feed(data, at)
     rest = data[at:end]
     return first if QUOTE in rest or EQUALS in rest else end
-
-
-# ---- One line -------------------------------------------------------------------------------------------
 
 
 def read_line(
@@ -384,75 +352,6 @@ def read_fields(data: bytes, at: int, unsigned: bool) -> tuple[dict[bytes, bytes
     return fields, len(clamped), at
 
 
-def read_value(data: bytes, at: int, unsigned: bool) -> tuple[bytes, bool, int]:
-    """A field value as it is written, whether it was clamped, and the offset behind it."""
-    if data[at : at + 1] == QUOTE:
-        value, at = read_string(data, at)
-        return value, False, at
-    begin = at
-    while not (data[at : at + 1] == COMMA or is_separator(data, at) or line_ends(data, at)):
-        at += 1
-    token = data[begin:at]
-    if token in BOOLEANS:
-        return token, False, at
-    if token[:1] and token[:1] in b"-+.0123456789NnIi":
-        value, was_clamped = read_number(token, unsigned)
-        return value, was_clamped, at
-    raise Malformed("field")
-
-
-def read_string(data: bytes, at: int) -> tuple[bytes, int]:
-    """A quoted string: ``\\"`` and ``\\\\`` are escapes, other backslashes are themselves and get doubled.
-
-    Except before n, r and t: there line-protocol v2 reads a control character, and the others do not.
-    """
-    value = bytearray(QUOTE)
-    at += 1
-    while data[at : at + 1] != QUOTE:
-        byte, following = data[at : at + 1], data[at + 1 : at + 2]
-        if byte == b"":
-            raise Malformed("string")
-        if byte != BACKSLASH:
-            value += byte
-            at += 1
-        elif following in (QUOTE, BACKSLASH):
-            value += byte + following
-            at += 2
-        elif following in (b"n", b"r", b"t"):
-            raise Malformed("backslash")
-        else:
-            value += BACKSLASH * 2
-            at += 1
-    at += 1
-    if not (data[at : at + 1] == COMMA or is_separator(data, at) or line_ends(data, at)):
-        raise Malformed("string")
-    return bytes(value + QUOTE), at
-
-
-def read_number(token: bytes, unsigned: bool) -> tuple[bytes, bool]:
-    """An integer, unsigned integer or float as it is written, and whether it was clamped."""
-    if match := INTEGER.fullmatch(token):
-        number = decimal(match[1] + match[2])
-        if not INT64_MIN <= number <= INT64_MAX:
-            raise Malformed("number")
-        return b"%di" % number, False
-    if match := UNSIGNED.fullmatch(token):
-        number = decimal(match[1])
-        if number > UINT64_MAX:
-            raise Malformed("number")
-        if unsigned:
-            return b"%du" % number, False
-        return b"%di" % min(number, INT64_MAX), number > INT64_MAX
-    match = FLOAT.fullmatch(UNDERSCORE.sub(b"", token))
-    if match is None or not (match[2] or match[4]):
-        raise Malformed("number")
-    sign, whole, point, fraction, exponent = (part or b"" for part in match.groups())
-    text = sign + (whole or b"0") + point + (fraction or b"0" * len(point)) + exponent
-    if math.isinf(float(text)):
-        raise Malformed("number")
-    return text, False
-
-
 def read_time(data: bytes, at: int) -> tuple[int | None, int]:
     """The timestamp, if there is one, and the offset of the LF behind the line or the length of the data."""
     at = skip_blanks(data, at)
@@ -467,65 +366,3 @@ def read_time(data: bytes, at: int) -> tuple[int | None, int]:
     if not line_ends(data, at):
         raise Malformed("timestamp")
     return (decimal(token) if token else None), find_line_feed(data, at)
-
-
-def decimal(digits: bytes) -> int:
-    """The integer that *digits* spell; if it is too great for 64 bits, some integer that is."""
-    sign, digits = digits[:1] == b"-", digits.lstrip(b"-").lstrip(b"0")
-    # Python refuses to convert thousands of digits at once.
-    magnitude = int(digits or b"0") if len(digits) <= 20 else 10**20
-    return -magnitude if sign else magnitude
-
-
-# ---- What we wrote, read back -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Point:
-    """One line of ours. *tags* are sorted by key; a field is (key, type, value), type one of i u f s b."""
-
-    name: bytes
-    tags: tuple[tuple[bytes, bytes], ...]
-    fields: tuple[tuple[bytes, str, int | float | bytes | bool], ...]
-    time_ns: int
-
-
-def parse(body: bytes) -> list[Point]:
-    """The points of a *body* that :func:`read` wrote. Raises ValueError if it holds anything else."""
-    points = []
-    at = 0
-    while at < len(body):
-        try:
-            measurement, tags, behind_head = read_head(body, at)
-            fields, _, behind_fields = read_fields(body, behind_head, True)
-            time, end = read_time(body, behind_fields)
-        except Malformed as malformed:
-            raise ValueError(f"not ours ({malformed.args[0]}): {body[at : at + 100]!r}") from malformed
-        if time is None or end >= len(body):
-            raise ValueError(f"no timestamp or no LF: {body[at : at + 100]!r}")
-        points.append(
-            Point(
-                re.sub(rb"\\([, ])", rb"\1", measurement),
-                tuple(sorted((unescape(key), unescape(value)) for key, value in tags)),
-                tuple((unescape(key), *typed(value)) for key, value in fields.items()),
-                time,
-            )
-        )
-        at = end + 1
-    return points
-
-
-def unescape(text: bytes) -> bytes:
-    """A tag key, tag value or field key without its escapes."""
-    return re.sub(rb"\\([,= ])", rb"\1", text)
-
-
-def typed(value: bytes) -> tuple[str, int | float | bytes | bool]:
-    """Type letter and value of a field value that we wrote."""
-    if value.startswith(QUOTE):
-        return "s", re.sub(rb'\\(["\\])', rb"\1", value[1:-1])
-    if value in BOOLEANS:
-        return "b", value[:1] in b"tT"
-    if value.endswith((b"i", b"u")):
-        return value[-1:].decode(), int(value[:-1])
-    return "f", float(value)
