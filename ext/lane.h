@@ -306,7 +306,7 @@ static inline int lane_remove(lane_t *lane, int fd, bool drain)
     if (socket == NULL)
         return ENOENT;
     epoll_ctl(lane->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
-    if (drain && lane->running)
+    if (drain)
         lane_drain(lane, socket, lane_clock(CLOCK_MONOTONIC) + 1000000000);
     lane_measure(lane, socket);
     *socket = lane->sockets[--lane->socket_count];
