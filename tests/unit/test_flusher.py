@@ -1,4 +1,4 @@
-"""When batches leave: at a number of lines, of bytes, or at an age; and how it ends, with all accounted for."""
+"""When batches leave: at a number of lines, of bytes, or at an age; and what is left of them at the end."""
 
 import random
 import threading
