@@ -249,7 +249,9 @@ static inline drop_t line_read_string(line_text_t t, uint32_t *at, uint8_t **to)
 static inline bool line_is_boolean(const uint8_t *p, uint32_t n)
 {
     static const char *const words[] = {"t", "T", "f", "F", "true", "True", "TRUE", "false", "False", "FALSE"};
-    for (size_t i = 0; n <= 5 && i < sizeof words / sizeof *words; i++)
+    if (n > 5 || memchr("tTfF", *p, 4) == NULL)
+        return false;
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         if (strlen(words[i]) == n && memcmp(words[i], p, n) == 0)
             return true;
     return false;
