@@ -86,11 +86,11 @@ $(STAMP_VENV):
 	if [ $${#missing[@]} -gt 0 ]; then
 		sudo=
 		if [ "$$(id -u)" != 0 ]; then sudo=sudo; fi
-		install="apt-get install -y --no-install-recommends $${missing[*]}"
+		install="apt-get install -y -qq --no-install-recommends $${missing[*]}"
 		if command -v apt-get >/dev/null && { [ -z "$$sudo" ] || $$sudo -n true 2>/dev/null; }; then
 			echo "Installing $${missing[*]}" >&2
 			$$sudo apt-get update -qq
-			$$sudo env DEBIAN_FRONTEND=noninteractive $$install >&2
+			$$sudo env DEBIAN_FRONTEND=noninteractive $$install >/dev/null
 			python=$$(find_python)
 		else
 			echo "Penstock needs Python 3.11 or later with venv and headers, and a C compiler. On Debian or Ubuntu:" >&2
