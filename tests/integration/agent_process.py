@@ -79,6 +79,8 @@ class AgentProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(folder / "notify"))
+        self._heard_all = threading.Event()
+        self._closing = False
         self._listener = threading.Thread(target=self._hear, daemon=True)
         self._listener.start()
 
@@ -156,6 +158,7 @@ class AgentProcess:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait(10)
+        self._closing = True
         self._notify.shutdown(socket.SHUT_RDWR)
         self._listener.join(10)
         self._notify.close()
@@ -194,6 +197,18 @@ class AgentProcess:
         """``/api/status``."""
         return dict(json.loads(self.request("GET", "/api/status")[1]))
 
+    def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run ``penstock`` with *arguments* against this agent, whatever has become of its config file."""
+        command = [
+            sys.executable,
+            "-m",
+            "agent",
+            *arguments,
+            "--socket",
+            str(self.runtime_dir / "control.sock"),
+        ]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
     def metrics(self) -> str:
         """``/metrics``."""
         return self.request("GET", "/metrics")[1].decode()
@@ -225,6 +240,11 @@ class AgentProcess:
             wait_until(lambda: self.returncode is not None or len(told()) >= count, timeout)
         except pytest.fail.Exception:
             pytest.fail(f"no {field} within {timeout:g} s: {self.notifications}\n{self.log_text()}")
+        if self.returncode is not None:
+            # What it said last may not have been heard yet; our own message comes behind it.
+            self._heard_all.clear()
+            send_unixgram(self.folder / "notify", b"")
+            self._heard_all.wait(10)
         if len(told()) < count:
             pytest.fail(f"the agent has ended with {self.returncode}\n{self.log_text()}")
         return told()[count - 1]
@@ -248,7 +268,10 @@ class AgentProcess:
         while True:
             message = self._notify.recv(65536)
             if not message:
-                return
+                self._heard_all.set()
+                if self._closing:
+                    return
+                continue
             fields = dict(line.split("=", 1) for line in message.decode().splitlines() if "=" in line)
             self.notifications.append(fields)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.errors import EXIT_OK
 from tests.conftest import missing
 from tests.integration.agent_process import (
     AgentProcess,
@@ -75,12 +76,15 @@ def test_every_metric_of_every_listener_is_accounted_for(tmp_path: Path) -> None
             lambda status: at_rest(status) and sum(one["received"] for one in status["listeners"]) == 9
         )
         assert_balanced(status)
+        shown = agent.command("status")
+        assert (shown.returncode, shown.stderr) == (EXIT_OK, "")
+        assert "unix" in shown.stdout
         accounts = {one["name"]: (one["received"], one["accepted"]) for one in status["listeners"]}
         assert accounts == {"four": (4, 3), "six": (2, 1), "unix": (3, 2)}
         assert listener(status, "unix")["dropped"] == {"line_too_long": 1}
         for name in ("one", "two"):
             assert output(status, name)["delivered"] == 6
-        assert agent.stop() == 0
+        assert agent.stop() == EXIT_OK
         for name in ("one", "two"):
             assert sorted(delivered_lines(tmp_path / name)) == [
                 b"a v=1 1",
@@ -130,7 +134,7 @@ def test_datagrams_that_the_kernel_dropped_are_counted(tmp_path: Path, lanes: in
         assert f'penstock_kernel_dropped_datagrams_total{{listener="udp"}} {account["kernel_drops"]}.0' in (
             agent.metrics()
         )
-        assert agent.stop() == 0
+        assert agent.stop() == EXIT_OK
         assert len(delivered_lines(tmp_path / "out")) == account["received"]
 
 
@@ -155,7 +159,7 @@ def test_what_no_ring_has_room_for_is_dropped_and_counted(tmp_path: Path) -> Non
         assert account["accepted"] == written > 0
         assert account["dropped"] == {"ring_full": 5000 - written}
         assert output(status, "dead")["waiting"] == written
-        assert agent.stop() == 0
+        assert agent.stop() == EXIT_OK
         [final] = agent.log("stopped")
         assert final["balanced"] is True
         assert final["outputs"]["dead"]["dropped"] == {"drain_timeout": written}
@@ -185,7 +189,7 @@ def test_what_one_output_has_no_room_for_reaches_the_others(tmp_path: Path) -> N
         assert listener(status, "udp")["dropped"] == {}
         dead = output(status, "dead")
         assert dead["missed"] == 5000 - dead["written"] > 0
-        assert agent.stop() == 0
+        assert agent.stop() == EXIT_OK
         assert len(set(delivered_lines(tmp_path / "alive"))) == 5000
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent.errors import EXIT_OK
+from agent.errors import EXIT_FAILURE, EXIT_OK
 from tests.conftest import wait_until
 from tests.integration.agent_process import (
     AgentProcess,
@@ -378,10 +378,13 @@ def test_reloads_run_one_after_the_other_and_those_that_wait_are_one(tmp_path: P
             thread.join()
         assert len(results) == 20
         assert all(result["applied"] for result in results)
-        agent.reload()
-        kinds = [next(iter(message)) for message in agent.notifications]
-        assert kinds == ["READY", *["RELOADING", "READY"] * (len(kinds) // 2)]
         assert 1 < agent.status()["reload"]["applied"] < 41
+        # Those that the signals asked for may still be under way, but not beyond the end.
+        assert agent.stop() == EXIT_OK
+        agent.wait_notified("STOPPING")
+        *kinds, last = (next(iter(message)) for message in agent.notifications)
+        assert last == "STOPPING"
+        assert kinds == ["READY", *["RELOADING", "READY"] * (len(kinds) // 2)]
 
 
 # ---- bad configurations ----
@@ -435,17 +438,22 @@ def test_a_bad_config_changes_nothing_and_says_why(
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken, AgentProcess(tmp_path, config) as agent:
         taken.bind(("127.0.0.1", 0))
         kept = udp_inodes(port)
-        result = agent.reload(spoil(config, taken.getsockname()[1]))
+        agent.write_config(spoil(config, taken.getsockname()[1]))
+        command = agent.command("reload", "--wait")
+        assert (command.returncode, command.stdout) == (EXIT_FAILURE, "")
+        assert agent.status()["reload"]["refused"] == 1
+        result = agent.reload()
         assert result["applied"] is False
         [problem] = result["problems"]
         assert path in problem
         assert reason in problem
+        assert problem in command.stderr
         # Wherever somebody may look, the reason stands.
         last = agent.status()["reload"]
-        assert (last["refused"], last["last"]["applied"], last["last"]["problems"]) == (1, False, [problem])
+        assert (last["refused"], last["last"]["applied"], last["last"]["problems"]) == (2, False, [problem])
         assert agent.log("reload refused, the old configuration runs on")[0]["problem"] == problem
         assert problem in agent.notifications[-1]["STATUS"]
-        assert 'penstock_reloads_total{result="refused"} 1.0' in agent.metrics()
+        assert 'penstock_reloads_total{result="refused"} 2.0' in agent.metrics()
         # And the agent runs on.
         assert agent.status()["state"] == "running"
         assert agent.request("GET", "/readyz")[0] == 200
@@ -454,7 +462,10 @@ def test_a_bad_config_changes_nothing_and_says_why(
         send_udp(port, b"m v=1 1")
         agent.wait_for(lambda status: output(status, "out")["delivered"] == 1)
         # A good config is taken afterwards.
-        assert agent.reload(config.replace('"udp"', '"renamed"'))["applied"]
+        agent.write_config(config.replace('"udp"', '"renamed"'))
+        command = agent.command("reload", "--wait")
+        assert (command.returncode, command.stderr) == (EXIT_OK, "")
+        assert "renamed" in command.stdout
         send_udp(port, b"m v=2 2")
         status = agent.wait_for(
             lambda status: at_rest(status) and listener(status, "renamed")["received"] == 1
