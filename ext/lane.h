@@ -42,7 +42,7 @@
 /* Distance of two buffers: not a power of two, or all would compete for the same lines of the cache. */
 #define LANE_STRIDE (LANE_MESSAGE_BYTES + 1024u + CACHE_LINE)
 #define LANE_ROUNDS 16       /* receives from one socket before the others have their turn */
-#define LANE_SOCKETS 64u
+#define LANE_SOCKETS 256u
 #define LANE_LISTENERS 64u
 #define LANE_RINGS 16u
 #define LANE_IDLE_MS 1000    /* also how often an idle lane beats */
