@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.cli import cli
-from tests.conftest import need
+from tests.conftest import missing, need
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -130,7 +130,7 @@ def tracked() -> list[Path]:
     """The files that are committed, or would be."""
     need("git")
     if not (ROOT / ".git").exists():
-        pytest.skip("no corpus of tracked files: this is no clone")
+        missing("no corpus of tracked files: this is no clone")
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     out = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     return [ROOT / name for name in out.split("\0") if name and (ROOT / name).is_file()]
@@ -217,3 +217,18 @@ def test_a_skip_is_a_failure_where_everything_must_be_there(
         text=True,
     )
     assert outcome in result.stdout.splitlines()[-1], result.stdout
+
+
+def test_the_architecture_tells_the_order_of_the_headers() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    rows = re.findall(r"^\| ((?:`\w+\.h` ?)+)\|", text, re.MULTILINE)
+    assert tuple(re.findall(r"\w+\.h", " ".join(rows))) == HEADERS
+
+
+def test_the_architecture_has_the_counts_of_today() -> None:
+    table = subprocess.run(
+        [sys.executable, "-m", "tests.reference.corpus_table"], cwd=ROOT, capture_output=True, text=True
+    )
+    if table.returncode:
+        missing(table.stderr.strip())
+    assert table.stdout.strip() in (ROOT / "ARCHITECTURE.md").read_text()
