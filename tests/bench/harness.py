@@ -54,7 +54,7 @@ class Target:
         return value >= self.bound if self.at_least else value <= self.bound
 
     def __str__(self) -> str:
-        return f"{'≥' if self.at_least else '≤'} {self.bound:g}{' of it' if self.of_ratio else ''}"
+        return f"{'≥' if self.at_least else '≤'} {self.bound:,g}{' of it' if self.of_ratio else ''}"
 
 
 @dataclass

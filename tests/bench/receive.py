@@ -63,9 +63,9 @@ class Received:
 
 def bare(load: Load, gro: bool) -> Received:
     """The baseline: recvmmsg of 64, and nothing more."""
-    with Beside("udp_discard", cpus=RECEIVER, gro=gro, rcvbuf=RECEIVE_BUFFER_BYTES, idle=0.3) as sink:
+    with Beside("udp_discard", cpus=RECEIVER, gro=gro, rcvbuf=RECEIVE_BUFFER_BYTES) as sink:
         sent = load.send(sink.address)
-        got = sink.stop(ask=False)
+        got = sink.stop()
     check_equal(got["datagrams"] + got["kernel_drops"], load.count, "datagrams and drops of the bare loop")
     check_equal(got["bytes"], got["datagrams"] * sent["datagram_bytes"], "bytes of the bare loop")
     each = sent["lines"] // sent["datagrams"]

@@ -41,7 +41,7 @@ def _verdict(figure: Figure) -> str:
 
 def show(run: Run, failures: dict[str, str], missing: dict[str, str]) -> None:
     """Print one table for each scenario. Wide, whatever the terminal: a cut table is worth nothing."""
-    console = Console(width=None if os.isatty(1) else 160)
+    console = Console(width=None if os.isatty(1) else 200)
     for scenario, figures in run.figures.items():
         table = Table(title=scenario, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for head in ("", "unit"):

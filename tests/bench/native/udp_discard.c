@@ -9,8 +9,8 @@
  *   --count N           end after so many datagrams (0: never)
  *   --idle S            end after so many seconds without a datagram, once there was one (0: never)
  *
- * Announces {"port": N} as its first line. Ends on SIGTERM, too. CPU is that from the first call that
- * returned to the last, the last datagram's included.
+ * Announces {"port": N} as its first line. Ends on SIGTERM, too, after reading what is in the queue. CPU
+ * is that from the first call that returned to the last.
  */
 #include <linux/sock_diag.h>
 #include <netinet/udp.h>
@@ -110,14 +110,16 @@ int main(int argc, char **argv)
 
     uint64_t datagrams = 0, bytes = 0, calls = 0, first_ns = 0, last_ns = 0, first_cpu_ns = 0, quiet_ns = 0;
     tool_usage_t first_usage = {0, 0};
-    while (!tool_stopped && datagrams < count_max) {
+    while (datagrams < count_max) {
         if (gro)
             for (unsigned i = 0; i < batch; i++) {
                 messages[i].msg_hdr.msg_control = controls + (size_t)i * CONTROL_BYTES;
                 messages[i].msg_hdr.msg_controllen = CONTROL_BYTES;
             }
-        int got = recvmmsg(fd, messages, batch, MSG_WAITFORONE, NULL);
+        int got = recvmmsg(fd, messages, batch, tool_stopped ? MSG_DONTWAIT : MSG_WAITFORONE, NULL);
         if (got < 0) {
+            if (tool_stopped && errno == EAGAIN)
+                break;
             if (errno != EINTR)
                 tool_die("recvmmsg");
             uint64_t now = tool_now();

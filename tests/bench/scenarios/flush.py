@@ -90,8 +90,7 @@ def measure(run: Run) -> None:
     lines = Lines()
     count = run.size(2_400_000, 240_000)
     for gzip in (False, True):
-        with run.place() as folder:
-            verify_receiving(folder, lines, pack=1432, gzip=gzip)
+        verify_receiving(run, lines, pack=1432, gzip=gzip)
     with run.place() as folder:
         bodies = lines.bodies(folder / "bodies", count, BATCH_LINES)
         for gzip in (False, True):

@@ -16,8 +16,7 @@ LINES_PER_S = 2_500_000
 def measure(run: Run) -> None:
     """Both lengths of line, with and without UDP_GRO on our side; kernel time included."""
     for shape in (64, 117):
-        with run.place() as folder:
-            verify_receiving(folder, Lines(shape=shape), pack=PACK_BYTES, gro=True)
+        verify_receiving(run, Lines(shape=shape), pack=PACK_BYTES, gro=True)
     ports = {free_port(socket.SOCK_DGRAM): gro for gro in (True, False)}
     with run.place() as folder, AgentRun(folder, receive.null_config(ports)) as agent:
         receive.warm_up(agent, list(ports))
