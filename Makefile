@@ -39,7 +39,7 @@ test: $(STAMP_DEV) $(STAMP_CORE)  ## C tests and Python tests (TEST_ARGS="-k rin
 bench: $(STAMP_DEV) $(STAMP_CORE)  ## benchmarks (BENCH_ARGS=--quick)
 	@$(PY) -m tests.bench $(BENCH_ARGS)
 
-fuzz: $(STAMP_DEV)  ## every fuzzer for FUZZ_SECONDS
+fuzz:  ## every fuzzer for FUZZ_SECONDS
 	@$(MAKE) --no-print-directory -C tests/fuzz fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
 
 lint: $(STAMP_DEV) $(STAMP_CORE)  ## ruff, mypy, the stub against the core, cython-lint
