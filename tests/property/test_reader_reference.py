@@ -66,7 +66,7 @@ def test_each_value_in_a_plain_line(compiled: Reader) -> None:
 def test_each_timestamp_in_a_plain_line(compiled: Reader) -> None:
     for time in lines.TIMES:
         for precision in ("ns", "us", "ms", "s"):
-            for end in (b"\n", b"\r\n", b" \n", b"", b"\0\n"):
+            for end in (b"\n", b"\r\n", b" \n", b"", b"\0\n", b" \0\n"):
                 assert_same(compiled, b"m f=1 " + time + end, precision=precision)
                 assert_same(compiled, b"m,t=v f=.5  " + time + end, precision=precision)
 
