@@ -234,17 +234,17 @@ class Delivery:
         """Attempt until the verdict is neither RETRY nor HOLD; None if the deadline came first."""
         failures = 0
         alone = False
-        self._pause(self._generation, 0.0, False)
+        self._pause(self._generation, 0.0)
         while not self._is_over():
             generation = self._generation
             verdict = self._attempt(body, metrics, failures > 0)
             if verdict.kind not in (Kind.RETRY, Kind.HOLD):
                 return verdict
-            pause = self._fail(verdict, generation, failures)
+            pause, successes = self._fail(verdict, generation, failures)
             failures += 1
             # A success of another batch shows that the destination is back, so it ends the pause, but only
             # once for each batch: one that fails again after that fails by itself.
-            alone |= self._pause(generation, pause, verdict.retry_after is None and not alone)
+            alone |= self._pause(generation, pause, None if alone else successes)
         return None
 
     def _attempt(self, body: memoryview, metrics: int, again: bool) -> Verdict:
@@ -293,13 +293,16 @@ class Delivery:
 
     # ---- pauses ----
 
-    def _fail(self, verdict: Verdict, generation: int, failures: int) -> float:
-        """Note a failed attempt, the one after *failures* others; returns how long to pause, in seconds."""
+    def _fail(self, verdict: Verdict, generation: int, failures: int) -> tuple[float, int]:
+        """Note a failed attempt, the one after *failures* others.
+
+        Returns how long to pause, in seconds, and the number of successes by now.
+        """
         with self._changed:
             output = self._lease.output
             longest = output.retry_max if self._deadline is None else min(output.retry_max, DRAIN_PAUSE_MAX)
             if verdict.retry_after is not None:
-                pause = verdict.retry_after
+                pause = max(verdict.retry_after, output.retry_min)
             elif verdict.kind is Kind.HOLD:
                 pause = longest
             else:
@@ -312,6 +315,7 @@ class Delivery:
             state = "holding" if verdict.kind is Kind.HOLD else "retrying"
             since = self._health.since if self._health.state == state else time.time()
             self._health = Health(state, since, verdict.text)
+            successes = self._successes
         extra = {
             "output": output.name,
             "target": output.target,
@@ -324,23 +328,23 @@ class Delivery:
             logger.error("an output is refused until somebody mends it; everything is kept", extra=extra)
         else:
             logger.warning("a delivery failed and will be tried again", extra=extra)
-        return pause
+        return pause, successes
 
-    def _pause(self, generation: int, seconds: float, until_success: bool) -> bool:
-        """Wait *seconds*, and as long as the whole output is paused; True if another's success ended it.
+    def _pause(self, generation: int, seconds: float, successes: int | None = None) -> bool:
+        """Wait *seconds*, and as long as the whole output is paused.
 
-        The deadline ends every pause, and so does whatever has made another *generation*.
+        True if a success ended it that was not among the *successes* of before. The deadline ends every
+        pause, and so does whatever has made another *generation*.
         """
         if not seconds and not self._paused_until:
             return False
         with self._changed:
             end = time.monotonic() + seconds
-            successes = self._successes
             self._sleepers += 1
             try:
                 while generation == self._generation:
                     now = time.monotonic()
-                    if until_success and successes != self._successes and now >= self._paused_until:
+                    if successes not in (None, self._successes) and now >= self._paused_until:
                         return True
                     left = max(end, self._paused_until) - now
                     if self._deadline is not None:

@@ -156,8 +156,7 @@ class Flusher:
             return False
         output = self.delivery.output
         if (due := output.due()) is not None and now >= due:
-            output.tick()
-            due = output.due()
+            due = self._tick(output)
         wake_at = deadline if due is None else min(due, deadline)
         self._turn += 1
         first = self._turn % max(len(feeds), 1)
@@ -180,6 +179,14 @@ class Flusher:
                 return False
         self._waker.wait(max(wake_at - time.monotonic(), 0.0) if wake_at < math.inf else -1.0)
         return True
+
+    def _tick(self, output: Output) -> float | None:
+        """Let the output do what is due; when it wants to be called again."""
+        try:
+            output.tick()
+        except Exception:
+            logger.exception("an output failed in a way that it should not", extra={"output": self.name})
+        return output.due()
 
     def _take(self, feed: _Feed, flush: Flush, draining: bool, now: float, concurrency: int) -> bool:
         """Hand over what is ready in one ring, as long as senders are free. False if the ring refuses."""

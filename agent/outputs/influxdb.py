@@ -58,7 +58,7 @@ class InfluxSink(Output):
         self._client: Any = None
         self._transport: Transport | None = None
         self._headers: dict[str, str] = {}
-        self._warm_up_at = time.monotonic() + WARM_UP_S
+        self._warm_up_at: float | None = time.monotonic() + WARM_UP_S
         self._aborted = False
 
     def send(self, body: memoryview, metrics: int) -> Verdict:
@@ -75,9 +75,11 @@ class InfluxSink(Output):
         return replace(verdict, bytes_sent=size)
 
     def due(self) -> float | None:
-        return self._warm_up_at if self._transport is None else None
+        return self._warm_up_at
 
     def tick(self) -> None:
+        """Import the client before the first batch needs it."""
+        self._warm_up_at = None
         self._connect()
 
     def abort(self) -> None:
@@ -130,6 +132,7 @@ class InfluxSink(Output):
             if self._aborted:
                 transport.abort()
             self._transport = transport
+            self._warm_up_at = None
             return transport
 
 

@@ -122,7 +122,7 @@ def test_pauses_double_up_to_the_longest_with_full_jitter(monkeypatch, draw):
     output.retry_min, output.retry_max = 0.1, 30.0
     delivery = Delivery(output, jitter=lambda: draw)
     pauses = []
-    monkeypatch.setattr(delivery, "_pause", lambda _, seconds, until: bool(pauses.append(seconds)))
+    monkeypatch.setattr(delivery, "_pause", lambda _, seconds, successes=None: bool(pauses.append(seconds)))
     delivery.deliver(lines(1))
     assert pauses[1:] == [draw * min(30.0, 0.1 * 2**n) for n in range(12)]
 
@@ -162,6 +162,13 @@ def test_an_overloaded_server_is_spared_by_every_batch_without_being_told_for_ho
         delivery.deliver(lines(1))
         future.result(10)
     assert output.times[1] - output.times[0] >= 0.2
+
+
+def test_a_server_that_asks_for_no_pause_at_all_is_not_hammered(caplog):
+    output = Scripted(*[Verdict(Kind.RETRY, status=429, retry_after=0.0)] * 3, DELIVERED)
+    output.retry_min = 0.05
+    Delivery(output, jitter=lambda: 0.0).deliver(lines(1))
+    assert all(later - sooner >= 0.05 for sooner, later in zip(output.times, output.times[1:], strict=False))
 
 
 def test_a_failure_of_one_batch_does_not_hold_back_the_others():
@@ -297,7 +304,7 @@ def test_while_draining_pauses_are_short(monkeypatch, verdict):
     delivery = Delivery(output, jitter=lambda: 1.0)
     delivery.stop(time.monotonic() + 60)
     pauses = []
-    monkeypatch.setattr(delivery, "_pause", lambda _, seconds, until: bool(pauses.append(seconds)))
+    monkeypatch.setattr(delivery, "_pause", lambda _, seconds, successes=None: bool(pauses.append(seconds)))
     delivery.deliver(lines(1))
     assert set(pauses[1:]) == {DRAIN_PAUSE_MAX}
 
