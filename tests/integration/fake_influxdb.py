@@ -303,7 +303,12 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.cut in ("early", "reset"):
             self._note(b"", b"", None)
             return self._cut(reset=answer.cut == "reset")
-        raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        length = int(self.headers.get("Content-Length", 0))
+        raw = self.rfile.read(length)
+        if len(raw) < length:
+            # The client went away in the middle, which is its right.
+            self._note(raw, b"", None)
+            return self._cut()
         if answer.gate is not None and not answer.gate.wait(60):
             raise TimeoutError("nobody opened the gate")
         (status, text), body = self._treat(raw, answer)
