@@ -1,7 +1,7 @@
 """The compiled data plane, as the control plane sees it.
 
-Everything here is safe to call from any Python thread unless a docstring says otherwise. Sizes are
-in bytes, durations in seconds, points in time in nanoseconds since 1970 (realtime clock).
+Everything here is safe to call from any Python thread unless a docstring says otherwise. Sizes are in bytes,
+durations in seconds, points in time in nanoseconds since 1970 (realtime clock).
 """
 
 from collections.abc import Sequence
@@ -67,7 +67,7 @@ class Waker:
 
     def __init__(self) -> None: ...
     def wait(self, timeout: float) -> bool:
-        """Sleep until woken (True, and the signal is consumed) or *timeout* seconds have passed (False).
+        """Sleep until woken (True; the signal is consumed) or *timeout* seconds have passed (False).
 
         A negative timeout waits for ever. The GIL is released meanwhile.
         """
@@ -79,9 +79,10 @@ class Waker:
 class Ring:
     """One writer, one reader: a region of memory mapped twice in a row from a file.
 
-    ``path=None`` maps anonymous memory. *capacity* is rounded up to a multiple of the page size.
-    A slot is closed at *slot_bytes* or *slot_metrics*, whichever comes first, so that batches can be cut there.
+    ``path=None`` maps anonymous memory. *capacity* is rounded up to a multiple of the page size. A slot is
+    closed at *slot_bytes* or *slot_metrics*, whichever comes first, so that batches can be cut there.
     *unsigned* tells whether unsigned integers (``1u``) may be written; if not they become ``i``, clamped.
+    Raises OSError where the file or the mapping cannot be made (the file must not exist), ValueError.
     """
 
     def __init__(
@@ -107,10 +108,14 @@ class Ring:
     def take(self, bytes_max: int, metrics_max: int, partial: bool) -> Batch | None:
         """The next batch: whole slots up to both limits, at least one slot.
 
-        None if nothing waits, or if less than either limit waits and *partial* is false. Reader's thread only.
+        None if nothing waits, if less than either limit waits and *partial* is false, or if 256 batches
+        are out. Reader's thread only.
         """
     def arm(self, bytes_min: int, metrics_min: int) -> bool:
-        """Ask for a wake-up once so much is pending (not yet taken). True if it is already. Reader's thread only."""
+        """Ask for a wake-up once so much is pending (published and not taken). True if it is already.
+
+        Reader's thread only.
+        """
     def pending(self) -> tuple[int, int]:
         """(metrics, bytes) published and not yet taken."""
     def stats(self) -> RingStats: ...
@@ -122,8 +127,8 @@ class Batch(Buffer):
     """A contiguous run of a ring. ``memoryview(batch)`` is its bytes, without a copy, read-only.
 
     Taking a view of a released batch raises ValueError; releasing a batch with open views raises BufferError.
-    Several batches of a ring may be out at once and be released in any order; the ring's space is
-    freed in the order in which they were taken. A batch that is garbage-collected unreleased is released.
+    Several batches of a ring may be out at once and be released in any order; the ring's space is freed in
+    the order in which they were taken. A batch that is garbage-collected unreleased is released.
     """
 
     @property
@@ -142,15 +147,18 @@ class Lane:
     """One writing thread that owns its sockets and writes its rings.
 
     Call :meth:`run` in a thread of its own: it holds no GIL until it returns. The other methods may be
-    called from any other thread, before, during and after; while the lane runs, they return after it
-    has carried them out between two bursts.
+    called from any other thread, before, during and after; while the lane runs, they return after it has
+    carried them out between two bursts.
     """
+
+    index: int
+    """As given. Read-only."""
 
     def __init__(self, index: int) -> None: ...
     def run(self) -> None:
         """Receive until :meth:`stop`. Raises OSError if the lane cannot go on."""
     def stop(self, drain: float = ...) -> None:
-        """Ask the lane to read what its sockets still hold, for *drain* seconds at most, and return from run."""
+        """Ask the lane to read what its sockets hold, for *drain* seconds at most, and return from run."""
     def set_tags(self, tags: Sequence[tuple[bytes, bytes]]) -> None:
         """Tags (raw, not escaped) added to each metric that does not carry them."""
     def set_rings(self, rings: Sequence[Ring]) -> None:
@@ -167,14 +175,15 @@ class Lane:
     ) -> None:
         """Receive from *fd* (borrowed, made non-blocking; the caller keeps it open until removed).
 
-        *listener* is a number below 64 of the caller's choosing; the counters of a number live as long as the lane.
-        Adding an fd that is already there changes its settings. Raises OSError, ValueError.
+        *listener* is a number below 64 of the caller's choosing; its counters live as long as the lane.
+        A lane has room for 256 sockets. Adding an fd that is already there changes its settings. Raises
+        OSError, ValueError.
         """
     def remove_socket(self, fd: int, drain: bool = ...) -> None:
         """Stop receiving from *fd*, with *drain* after reading what it holds."""
     def stats(self) -> LaneStats: ...
     def sample(self) -> tuple[int, str, bytes] | None:
-        """A malformed line seen since the last call: (listener, reason, at most 256 of its bytes), or None."""
+        """A malformed line since the last call: (listener, reason, at most 256 of its bytes), or None."""
 
 def read_lines(
     data: Buffer,
@@ -189,12 +198,16 @@ def read_lines(
     """Read one datagram as a lane does, and return what it would write. For tests, ``check`` and tools.
 
     Lines without a timestamp are stamped *now_ns*, *now_ns* + 1, … *isa* forces a kernel: "scalar" or "avx2".
+    Raises ValueError for an unknown precision or kernel, and for tags that cannot be written.
     """
 
 def bench_reader(
     data: Buffer, seconds: float, *, tags: Sequence[tuple[bytes, bytes]] = ..., isa: str | None = ...
 ) -> dict[str, int]:
-    """Read *data* into a ring again and again for *seconds*, without the GIL: lines, accepted, bytes, ns, cpu_ns."""
+    """Read *data* into a ring again and again for *seconds*, without the GIL. For benchmarks.
+
+    Returns lines, accepted, bytes (of input), ns (monotonic) and cpu_ns (this thread's).
+    """
 
 def count_lines(data: Buffer) -> int:
     """Lines in a body that we wrote; newlines inside quoted strings do not count."""

@@ -49,7 +49,8 @@ cdef extern from "ring.h" nogil:
     void ring_publish(ring_t *r) noexcept
     void ring_notify(ring_t *r) noexcept
     void ring_begin(ring_t *r) noexcept
-    bint ring_take(ring_t *r, uint64_t bytes_max, uint64_t metrics_max, bint partial, ring_batch_t *batch) noexcept
+    bint ring_take(ring_t *r, uint64_t bytes_max, uint64_t metrics_max, bint partial,
+                   ring_batch_t *batch) noexcept
     void ring_free(ring_t *r, const ring_batch_t *batch) noexcept
     bint ring_arm(ring_t *r, uint64_t bytes_min, uint64_t metrics_min) noexcept
     uint64_t ring_slots_used(ring_t *r) noexcept

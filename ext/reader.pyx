@@ -22,8 +22,10 @@ cdef line_precision_t precision_of(str name) except *:
 cdef bytes escaped_tag(bytes text, str what):
     """A tag's key or value in line protocol. Raises ValueError for what cannot be written."""
     if not text or UNWRITABLE.search(text):
-        raise ValueError(f"{what} {text!r} is empty, has a control character, or a backslash at its end or before "
-                         "a comma, equals sign or space")
+        raise ValueError(
+            f"{what} {text!r} is empty, has a control character, or a backslash at its end or before a "
+            "comma, equals sign or space"
+        )
     text.decode()
     return text.replace(b",", b"\\,").replace(b"=", b"\\=").replace(b" ", b"\\ ")
 
@@ -62,6 +64,26 @@ cdef scan_index_fn kernel_of(object isa) except NULL:
     raise ValueError(f"this machine has no kernel {isa!r}")
 
 
+# Rings of read_lines: making one costs more than reading a datagram.
+cdef list spare_rings = []
+cdef uint64_t SPARE_BYTES = 1 << 20
+
+
+cdef Ring large_ring(uint64_t room, bint unsigned):
+    return Ring(None, room, Waker(), slot_bytes=1 << 30, slot_metrics=1 << 30, unsigned=unsigned)
+
+
+cdef Ring spare_ring(bint unsigned):
+    """An empty ring of SPARE_BYTES, from the spare ones if there is any."""
+    cdef Ring ring
+    while spare_rings:
+        ring = spare_rings.pop()
+        if ring.ring.capacity == SPARE_BYTES and ring.ring.unsigned_ok == unsigned:
+            ring_begin(ring.ring)
+            return ring
+    return large_ring(SPARE_BYTES, unsigned)
+
+
 def read_lines(const uint8_t[::1] data not None, *, str precision="ns", object tags=(), int64_t now_ns=0,
                bint unsigned=True, uint32_t line_bytes_max=65536, object isa=None):
     cdef uint32_t n = <uint32_t>data.shape[0]
@@ -77,8 +99,8 @@ def read_lines(const uint8_t[::1] data not None, *, str precision="ns", object t
         raise ValueError("more than 64 MiB at once")
     tag_bytes = sum(len(key) * 2 + len(value) * 2 + 2 for key, value in tags)
     # The shortest line has 5 bytes and its LF; each may gain a time and the tags.
-    ring = Ring(None, max(1 << 20, 2 * n + (n // 5 + 2) * (tag_bytes + 40)), Waker(), slot_bytes=1 << 30,
-                slot_metrics=1 << 30, unsigned=unsigned)
+    room = 2 * n + (n // 5 + 2) * (tag_bytes + 40)
+    ring = spare_ring(unsigned) if room < SPARE_BYTES else large_ring(room, unsigned)
     memset(&counts, 0, sizeof(counts))
     try:
         extra = tags_of(tags)
@@ -103,6 +125,9 @@ def read_lines(const uint8_t[::1] data not None, *, str precision="ns", object t
         body = b""
         if ring_take(target, <uint64_t>-1, <uint64_t>-1, True, &found):
             body = found.bytes[:found.length]
+            ring_free(target, &found)
+        if ring.ring.capacity == SPARE_BYTES:
+            spare_rings.append(ring)
     finally:
         line_tags_free(extra)
         free(text)
