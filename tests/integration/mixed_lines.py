@@ -17,7 +17,6 @@ Tags = frozenset[tuple[str, str]]
 
 INT64_MAX = 2**63 - 1
 UNIT_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
-UNSTAMPED_SHARE = 0.1
 MALFORMED_SHARE = 0.01
 TRUE = "t T true True TRUE".split()
 FALSE = "f F false False FALSE".split()
@@ -153,12 +152,19 @@ class Stream:
 
 
 class Maker:
-    """Draws points and writes them. *agent_tags* are those that the agent adds where they are absent."""
+    """Draws points and writes them.
 
-    def __init__(self, seed: int, dialect: Dialect, agent_tags: Mapping[str, str]) -> None:
+    *agent_tags* are those that the agent adds where they are absent; *unstamped* is the share of lines that
+    come without a timestamp.
+    """
+
+    def __init__(
+        self, seed: int, dialect: Dialect, agent_tags: Mapping[str, str], unstamped: float = 0.1
+    ) -> None:
         self._random = random.Random(seed)
         self._dialect = dialect
         self._agent_tags = agent_tags
+        self._unstamped = unstamped
         self._taken: set[tuple[str, Tags, int]] = set()
 
     # ---- names ----
@@ -220,7 +226,7 @@ class Maker:
         schema, tags = series.schema, series.tags
         head = draw.choice(series.heads)
         time_ns = None
-        if draw.random() < UNSTAMPED_SHARE:
+        if draw.random() < self._unstamped:
             # What the agent stamps is recognised by its order, which holds for one sender.
             head += f",flow={stream.flow}"
             tags |= {("flow", stream.flow)}

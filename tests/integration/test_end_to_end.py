@@ -6,10 +6,9 @@ read and compared with the points that the lines were made from.
 """
 
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -29,13 +28,21 @@ from tests.integration.mixed_lines import (
     VICTORIA_METRICS,
     Dialect,
     Maker,
-    Point,
     Stream,
-    Tags,
-    Value,
 )
 from tests.integration.paced_sender import Target, send_paced
-from tests.integration.servers import Influxd, VictoriaMetrics, influxd, victoria_metrics
+from tests.integration.read_back import (
+    Samples,
+    assert_same,
+    exact,
+    sent_points,
+    sent_samples,
+    sent_types,
+    stored_points,
+    stored_samples,
+    stored_types,
+)
+from tests.integration.servers import influxd, victoria_metrics
 
 AGENT_TAGS = {"dc": "eu1", "ra ck": "a,b=c \N{SNOWMAN}"}
 
@@ -123,22 +130,6 @@ def check_accounts(status: Status, streams: list[Stream]) -> None:
     assert account["dropped"] == {}
 
 
-def assert_same(found: Mapping[Any, Any], expected: Mapping[Any, Any]) -> None:
-    """Two mappings are equal; says in a few lines where they are not."""
-    if found == expected:
-        return
-    absent = [(key, expected[key]) for key in expected if key not in found]
-    strange = [(key, found[key]) for key in found if key not in expected]
-    changed = [
-        (key, found[key], expected[key]) for key in found if key in expected and found[key] != expected[key]
-    ]
-    lines = [
-        f"{len(one)} {what}, such as {one[:2]}"
-        for what, one in (("absent", absent), ("not sent", strange), ("not as sent", changed))
-    ]
-    pytest.fail("\n".join(lines)[:5_000])
-
-
 # ---- InfluxDB ----
 
 
@@ -152,85 +143,26 @@ def test_influxdb_holds_every_point_as_it_was_sent(tmp_path: Path) -> None:
         points = [point for stream in streams for point in stream.points]
         assert stored_types(server, database) == sent_types(points)
         stored = stored_points(server, database)
-    stamped = {
-        (point.name, point.tags, point.time_ns): exact(point.fields)
-        for point in points
-        if point.time_ns is not None
-    }
+    stamped = sent_points(points)
     by_agent = {key: fields for key, fields in stored.items() if "flow" in dict(key[1])}
     assert_same({key: fields for key, fields in stored.items() if key not in by_agent}, stamped)
     assert len(stamped) + len(by_agent) == LINES
     # What the agent stamped has increasing times in the order in which a sender sent it.
     for stream in streams:
-        of_stream = sorted(
-            (time_ns, name, tags, fields)
+        of_stream = {
+            time_ns: (name, tags, fields)
             for (name, tags, time_ns), fields in by_agent.items()
             if ("flow", stream.flow) in tags
-        )
-        times = [one[0] for one in of_stream]
-        assert begin < times[0] and times[-1] < end and len(set(times)) == len(times)
-        assert_same(
-            dict(enumerate(one[1:] for one in of_stream)),
-            dict(
-                enumerate(
-                    (point.name, point.tags, exact(point.fields))
-                    for point in stream.points
-                    if point.time_ns is None
-                )
-            ),
-        )
-
-
-def exact(fields: Mapping[str, Value]) -> dict[str, tuple[type, Value]]:
-    """With types, for Python takes True, 1 and 1.0 for the same."""
-    return {key: (type(value), value) for key, value in fields.items()}
-
-
-TYPES = {"float": float, "integer": int, "boolean": bool, "string": str}
-
-
-def sent_types(points: Iterable[Point]) -> dict[tuple[str, str], type]:
-    return {(point.name, key): type(value) for point in points for key, value in point.fields.items()}
-
-
-def stored_types(server: Influxd, database: str) -> dict[tuple[str, str], type]:
-    """The type of each field of each measurement, as InfluxDB knows it."""
-    return {
-        (series["name"], key): TYPES[kind]
-        for series in server.query("SHOW FIELD KEYS", database)
-        for key, kind in series["values"]
-    }
-
-
-def stored_points(
-    server: Influxd, database: str
-) -> dict[tuple[str, Tags, int], dict[str, tuple[type, Value]]]:
-    """All that is in the database."""
-    types = stored_types(server, database)
-    found = {}
-    # One after the other: for all at once, each would have a column for each field of the others.
-    for name in sorted({name for name, _ in types}):
-        quoted = name.replace("\\", "\\\\").replace('"', '\\"')
-        for series in server.query(f'SELECT * FROM "{quoted}" GROUP BY *', database):
-            # A tag of the measurement's that a series does not have is there with an empty value.
-            tags = frozenset((key, value) for key, value in series["tags"].items() if value)
-            first, *keys = series["columns"]
-            assert first == "time"
-            kinds = [types[name, key] for key in keys]
-            for time_ns, *values in series["values"]:
-                assert (name, tags, time_ns) not in found
-                # JSON spells the float 1.0 and the integer 1 alike.
-                found[name, tags, time_ns] = {
-                    key: (type(value), value) if kind is not float else (float, float(value))
-                    for key, kind, value in zip(keys, kinds, values, strict=True)
-                    if value is not None
-                }
-    return found
+        }
+        times = sorted(of_stream)
+        assert begin < times[0] and times[-1] < end
+        sent = [
+            (point.name, point.tags, exact(point.fields)) for point in stream.points if point.time_ns is None
+        ]
+        assert_same(dict(enumerate(of_stream[at] for at in times)), dict(enumerate(sent)))
 
 
 # ---- VictoriaMetrics ----
-
-Samples = dict[frozenset[tuple[str, str]], list[tuple[int, float]]]
 
 
 @pytest.mark.slow
@@ -257,25 +189,3 @@ def test_victoria_metrics_holds_every_sample_as_it_was_sent(tmp_path: Path) -> N
             assert all(begin // 1_000_000 <= time_ms <= end // 1_000_000 for time_ms, _ in samples)
             stored[series] = sorted((0, value) for _, value in samples)
     assert_same(stored, expected)
-
-
-def sent_samples(points: Iterable[Point]) -> Samples:
-    samples: Samples = defaultdict(list)
-    for point in points:
-        time_ms = 0 if point.time_ns is None else point.time_ns // 1_000_000
-        for key, value in point.fields.items():
-            if isinstance(value, str):
-                number = float(value) if value.isascii() and value.isdigit() else 0.0
-            else:
-                number = float(value)
-            samples[point.tags | {("__name__", f"{point.name}_{key}")}].append((time_ms, number))
-    return {series: sorted(of_series) for series, of_series in samples.items()}
-
-
-def stored_samples(server: VictoriaMetrics) -> Samples:
-    samples: Samples = defaultdict(list)
-    for series in server.export():
-        samples[frozenset(series["metric"].items())] += zip(
-            series["timestamps"], map(float, series["values"]), strict=True
-        )
-    return {series: sorted(of_series) for series, of_series in samples.items()}
