@@ -45,6 +45,7 @@
 #define LANE_SOCKETS 256u
 #define LANE_LISTENERS 64u
 #define LANE_RINGS 16u
+#define LANE_DRAIN_ERRORS 64
 #define LANE_IDLE_MS 1000    /* also how often an idle lane beats */
 
 typedef struct {
@@ -241,13 +242,15 @@ static inline void lane_receive(lane_t *lane, const lane_socket_t *socket)
             break; /* empty, or an error that belongs to the sender (ECONNREFUSED); epoll tells if there is more */
 }
 
-/* Reads what a socket holds until it is empty or the time is over. */
+/* Reads what a socket holds until it is empty or the time is over. Errors that wait in the socket (ICMP answers to
+ * somebody) are fetched by the way; one that stays ends it. */
 static inline void lane_drain(lane_t *lane, const lane_socket_t *socket, int64_t until_ns)
 {
-    for (;;) {
+    for (int errors = 0; errors < LANE_DRAIN_ERRORS && lane_clock(CLOCK_MONOTONIC) < until_ns;) {
         int n = lane_burst(lane, socket);
-        if (n == 0 || (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) || lane_clock(CLOCK_MONOTONIC) >= until_ns)
+        if (n == 0 || (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)))
             return;
+        errors = n < 0 ? errors + 1 : 0;
     }
 }
 
