@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
-from agent.config_schema import FileOutput, InfluxOutput, Table
+from agent.config_schema import FORMAT_KEYS, SCHEME_KEYS, FileOutput, InfluxOutput, Table
 from agent.config_source import Source
 from agent.config_values import format_duration, format_size, parse_listen_address, quote
 
@@ -118,13 +118,18 @@ def _folder(section: Section) -> str:
 
 
 def _check_listen(source: Source, section: Section) -> None:
-    """Keys that mean nothing for the scheme are refused: whoever sets a mode relies on it."""
-    if not section.sure("address"):
-        return
-    scheme = parse_listen_address(section.table.address).scheme
-    for key, only in (("mode", "unixgram"), ("owner", "unixgram"), ("gro", "udp")):
-        if key in section.given and scheme != only:
-            source.report(f"{section.path}.{key}", f"is for {only}:// only; remove it")
+    """Keys that mean nothing for the scheme or the format are refused: whoever sets a mode relies on it."""
+    if section.sure("address"):
+        scheme = parse_listen_address(section.table.address).scheme
+        for only, keys in SCHEME_KEYS.items():
+            for key in keys:
+                if key in section.given and scheme != only:
+                    source.report(f"{section.path}.{key}", f"is for {only}:// only; remove it")
+    if section.sure("format"):
+        for only, keys in FORMAT_KEYS.items():
+            for key in keys:
+                if key in section.given and section.table.format != only:
+                    source.report(f"{section.path}.{key}", f'is for format = "{only}" only; remove it')
 
 
 def _check_room(source: Source, flush: Section, section: Section) -> None:

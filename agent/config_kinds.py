@@ -89,6 +89,49 @@ class IntegerOrAuto(Integer):
             raise ValueError(f'{error}, or "auto"') from None
 
 
+class Number(Kind):
+    """A number from *low* to *high*, whole or not; a float once read."""
+
+    def __init__(self, low: float, high: float) -> None:
+        self.low = low
+        self.high = high
+
+    def read(self, value: object) -> float:
+        number = value
+        if isinstance(value, Filled) and re.fullmatch(r"-?[0-9]{1,18}(\.[0-9]{1,30})?", value):
+            number = float(value)
+        # What is not a number (nan) is in no range.
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise ValueError(f"got {quote(value)}; wanted a number from {self.low:g} to {self.high:g}")
+        if not self.low <= number <= self.high:
+            raise ValueError(f"got {quote(value)}; wanted a number from {self.low:g} to {self.high:g}")
+        return float(number)
+
+
+class Percentiles(Kind):
+    """An array of percentiles, each above 0 and at most 100; a tuple of floats once read."""
+
+    count_max = 32
+    wanted = "an array of numbers above 0 and up to 100, such as [50, 90, 99.9]"
+
+    def read(self, value: object) -> tuple[float, ...]:
+        if not isinstance(value, list):
+            raise ValueError(f"got {quote(value)}; wanted {self.wanted}")
+        if len(value) > self.count_max:
+            raise ValueError(f"has {len(value)} percentiles; at most {self.count_max} are allowed")
+        found: list[float] = []
+        for one in value:
+            if isinstance(one, bool) or not isinstance(one, int | float) or not 0 < one <= 100:
+                raise ValueError(f"got {quote(one)} in it; wanted {self.wanted}")
+            if float(one) in found:
+                raise ValueError(f"has {quote(one)} twice; each makes a field of its own")
+            found.append(float(one))
+        return tuple(found)
+
+    def show(self, value: Any) -> list[float]:
+        return list(value)
+
+
 class Duration(Kind):
     """A time span from *low* to *high*; seconds as a float once read."""
 
@@ -111,6 +154,43 @@ class Duration(Kind):
 
     def show(self, value: Any) -> str:
         return format_duration(value)
+
+
+class Durations(Duration):
+    """One time span for all of *names*, or a table of them; those that it leaves out have *default*.
+
+    Once read, a dictionary that has all names.
+    """
+
+    def __init__(self, names: tuple[str, ...], default: str, low: str, high: str) -> None:
+        super().__init__(low, high)
+        self.names = names
+        self.default = default
+        self.wanted = f'a duration with its unit, such as "{default}", or a table of them'
+
+    def read(self, value: object) -> dict[str, float]:  # type: ignore[override]
+        if not isinstance(value, Mapping):
+            return dict.fromkeys(self.names, super().read(value))
+        known = list(self.names)
+        wrong = [
+            f"unknown key {quote(name)}{hint(str(name), known) or '; known are ' + ', '.join(known)}"
+            for name in value
+            if name not in known
+        ]
+        found = dict.fromkeys(self.names, parse_duration(self.default))
+        for name in self.names:
+            if name in value:
+                try:
+                    found[name] = super().read(value[name])
+                except ValueError as error:
+                    wrong.append(f"{name}: {error}")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return found
+
+    def show(self, value: Any) -> Any:
+        shown = {name: format_duration(seconds) for name, seconds in value.items()}
+        return next(iter(shown.values())) if len(set(shown.values())) == 1 else shown
 
 
 class Size(Kind):

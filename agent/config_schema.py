@@ -11,25 +11,28 @@ from ipaddress import ip_address
 from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 from urllib.parse import urlsplit
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import force_setattr
 
 from agent.config_kinds import (
     MASK,
     Choice,
     Duration,
+    Durations,
     Flag,
     HostPort,
     Integer,
     IntegerOrAuto,
     Kind,
     ListenAddress,
+    Number,
+    Percentiles,
     Size,
     Tags,
     Text,
     Url,
 )
-from agent.config_values import KIB, MIB
+from agent.config_values import KIB, MIB, parse_duration
 
 
 def _processors() -> int:
@@ -67,13 +70,22 @@ class Log(Table, frozen=True, kw_only=True):
     format: Annotated[str, Choice("auto", "json", "text")] = "auto"
 
 
+METRIC_TYPES = ("counter", "gauge", "set", "timing", "histogram", "distribution")
+"""What StatsD knows, by the names that points of it carry in their tag ``metric_type``."""
+
+_EXPIRE = "5m"
+
+
 class Listen(Table, frozen=True, kw_only=True):
-    """``[[listen]]``: one bound address and the format spoken on it."""
+    """``[[listen]]``: one bound address and the format spoken on it.
+
+    ``precision`` is for line protocol only; ``interval`` and what stands behind it for StatsD only.
+    """
 
     address: Annotated[str, ListenAddress()]
     name: Annotated[str, Text(chars_max=256)] = ""
     """Empty in the file means the address; never empty here."""
-    format: Annotated[str, Choice("line", later=("statsd", "graphite", "json", "msgpack", "protobuf"))] = (
+    format: Annotated[str, Choice("line", "statsd", later=("graphite", "json", "msgpack", "protobuf"))] = (
         "line"
     )
     precision: Annotated[str, Choice("ns", "us", "ms", "s")] = "ns"
@@ -87,10 +99,44 @@ class Listen(Table, frozen=True, kw_only=True):
     owner: Annotated[
         str, Text(pattern=r"[^:\s]+(:[^:\s]+)?|:[^:\s]+", wanted='"user", "user:group" or ":group"')
     ] = ""
+    interval: Annotated[float, Duration("100ms", "1d")] = 10.0
+    percentiles: Annotated[tuple[float, ...], Percentiles()] = (90.0,)
+    relative_error: Annotated[float, Number(0.001, 0.2)] = 0.01
+    gauge_deltas: Annotated[bool, Flag()] = True
+    reset_gauges: Annotated[bool, Flag()] = False
+    expire: Annotated[dict[str, float], Durations(METRIC_TYPES, _EXPIRE, "1s", "365d")] = field(
+        default_factory=lambda: dict.fromkeys(METRIC_TYPES, parse_duration(_EXPIRE))
+    )
+    """By metric type."""
+    max_series: Annotated[int, Integer(1, 100_000_000)] = 1_000_000
+    separator: Annotated[
+        str, Text(pattern="[A-Za-z0-9_.-]{1,8}", wanted="1 to 8 letters, digits, and any of _.-", empty=False)
+    ] = "_"
+    dialect: Annotated[str, Choice("auto", "dogstatsd", "influxdb", "librato", "signalfx", "none")] = "auto"
 
     def __post_init__(self) -> None:
         if not self.name:
             force_setattr(self, "name", self.address)
+
+
+FORMAT_KEYS: Mapping[str, tuple[str, ...]] = {
+    "line": ("precision",),
+    "statsd": (
+        "interval",
+        "percentiles",
+        "relative_error",
+        "gauge_deltas",
+        "reset_gauges",
+        "expire",
+        "max_series",
+        "separator",
+        "dialect",
+    ),
+}
+"""Keys of a listener that one format alone has."""
+
+SCHEME_KEYS: Mapping[str, tuple[str, ...]] = {"udp": ("gro",), "unixgram": ("mode", "owner")}
+"""Keys of a listener that one scheme of addresses alone has."""
 
 
 class Flush(Table, frozen=True, kw_only=True):

@@ -13,18 +13,20 @@ from urllib.parse import urlsplit
 from msgspec.structs import fields
 
 from agent.config import Config, dump
-from agent.config_schema import Listen, Table
-
-# Keys that mean nothing for the scheme of a listener's address, and are refused where they are given.
-_FOREIGN = {"udp": ("mode", "owner"), "unixgram": ("gro",)}
+from agent.config_schema import FORMAT_KEYS, SCHEME_KEYS, Listen, Table
 
 
 def to_toml(config: Config, defaults: bool = True) -> str:
     """The whole of *config*, or without *defaults* only what differs from them. Secrets are masked."""
     shown = dump(config)
     for table, listen in zip(shown["listen"], config.listen, strict=True):
-        for key in _FOREIGN[urlsplit(listen.address).scheme]:
-            del table[key]
+        # What is refused where it is given.
+        scheme = urlsplit(listen.address).scheme
+        for keys in (SCHEME_KEYS, FORMAT_KEYS):
+            for only, names in keys.items():
+                if only not in (scheme, listen.format):
+                    for key in names:
+                        del table[key]
     if not defaults:
         for name, table in shown.items():
             structs = getattr(config, name)
@@ -41,9 +43,9 @@ def _leave_out_defaults(shown: dict[str, Any], struct: Table) -> None:
         default = field.default
         if field.name == "name" and isinstance(struct, Listen):
             default = struct.address
-        # Dictionaries have a factory for a default, which makes an empty one.
-        value = getattr(struct, field.name)
-        if value == default or (isinstance(value, Mapping) and not value):
+        elif callable(field.default_factory):
+            default = field.default_factory()
+        if getattr(struct, field.name) == default:
             shown.pop(field.name, None)
 
 
@@ -69,8 +71,10 @@ def _key(key: str) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int):
+    if isinstance(value, int | float):
         return str(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
     if isinstance(value, Mapping):
         inside = ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items())
         return f"{{ {inside} }}" if inside else "{}"

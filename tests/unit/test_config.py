@@ -14,6 +14,7 @@ from agent.config import (
     Log,
     NullOutput,
 )
+from agent.config_schema import METRIC_TYPES
 from tests.unit.config_folder import LISTEN, OUTPUT, Folder
 
 
@@ -45,6 +46,15 @@ def test_the_least_configuration_has_every_default(folder: Folder) -> None:
                 gro=True,
                 mode="0660",
                 owner="",
+                interval=10.0,
+                percentiles=(90.0,),
+                relative_error=0.01,
+                gauge_deltas=True,
+                reset_gauges=False,
+                expire=dict.fromkeys(METRIC_TYPES, 300.0),
+                max_series=1_000_000,
+                separator="_",
+                dialect="auto",
             ),
         ),
         flush=Flush(batch_lines=5000, batch_bytes=1024 * 1024, interval=0.2),
@@ -77,6 +87,18 @@ def test_every_key_is_read(folder: Folder) -> None:
         [[listen]]
         address = "udp://[::1]:8089"
         gro = false
+        [[listen]]
+        address = "udp://[::1]:8125"
+        format = "statsd"
+        interval = "1s"
+        percentiles = [50, 99.9]
+        relative_error = 0.05
+        gauge_deltas = false
+        reset_gauges = true
+        expire = { gauge = "1h", counter = "1m" }
+        max_series = 10
+        separator = "."
+        dialect = "librato"
         [flush]
         batch_lines = 10
         batch_bytes = "4KB"
@@ -130,6 +152,19 @@ def test_every_key_is_read(folder: Folder) -> None:
             owner="root:adm",
         ),
         Listen(address="udp://[::1]:8089", name="udp://[::1]:8089", gro=False),
+        Listen(
+            address="udp://[::1]:8125",
+            format="statsd",
+            interval=1.0,
+            percentiles=(50.0, 99.9),
+            relative_error=0.05,
+            gauge_deltas=False,
+            reset_gauges=True,
+            expire=dict.fromkeys(METRIC_TYPES, 300.0) | {"gauge": 3600.0, "counter": 60.0},
+            max_series=10,
+            separator=".",
+            dialect="librato",
+        ),
     )
     assert config.flush == Flush(batch_lines=10, batch_bytes=4000, interval=1.5)
     assert config.output == (

@@ -146,8 +146,8 @@ def test_a_mistake_is_told_with_its_path_and_what_is_wanted(
         ),
         ("gro = true", 'address: is missing; wanted "udp://HOST:PORT" or "unixgram:///PATH"'),
         (
-            'address = "udp://h:1"\nformat = "statsd"',
-            'format: "statsd" is not available in this version; wanted "line"',
+            'address = "udp://h:1"\nformat = "graphite"',
+            'format: "graphite" is not available in this version; wanted "line" or "statsd"',
         ),
         (
             'address = "udp://h:1"\nprecision = "min"',

@@ -120,6 +120,14 @@ def test_the_examples_load(example: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert len(config.listen) + len(config.output) == 3
 
 
+def test_the_statsd_example_differs_from_the_defaults_in_its_percentiles_only() -> None:
+    config = load(CONFIGS / "statsd.toml")
+    assert config.listen == (
+        Listen(address="udp://127.0.0.1:8125", format="statsd", percentiles=(50.0, 90.0, 99.0)),
+    )
+    assert config.output == (FileOutput(name="files", path="./penstock-data/out"),)
+
+
 def test_the_demo_needs_nothing_but_a_folder() -> None:
     config = load(CONFIGS / "demo.toml")
     assert config.agent == Agent(state_dir="./penstock-data/state", runtime_dir="./penstock-data/run")
