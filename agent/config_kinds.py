@@ -111,7 +111,7 @@ class Number(Kind):
 class Percentiles(Kind):
     """An array of percentiles, each above 0 and at most 100; a tuple of floats once read."""
 
-    count_max = 32
+    count_max = 16
     wanted = "an array of numbers above 0 and up to 100, such as [50, 90, 99.9]"
 
     def read(self, value: object) -> tuple[float, ...]:
