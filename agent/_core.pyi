@@ -4,7 +4,7 @@ Everything here is safe to call from any Python thread unless a docstring says o
 durations in seconds, points in time in nanoseconds since 1970 (realtime clock).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict, final, type_check_only
 
 from typing_extensions import Buffer
@@ -23,6 +23,7 @@ class ListenerStats(TypedDict):
     accepted: int
     rewritten: int
     clamped: int
+    aggregated: int
     dropped: dict[str, int]
     sockets: int
     kernel_drops: int
@@ -51,6 +52,23 @@ class RingStats(TypedDict):
     capacity_bytes: int
     slots_used: int
     restarts: int
+
+@type_check_only
+class AggregateStats(TypedDict):
+    series: int
+    samples: int
+    points: int
+    ring_full: int
+    expired: int
+    bytes: int
+
+@type_check_only
+class StatsdResult(TypedDict):
+    body: bytes
+    received: int
+    accepted: int
+    aggregated: int
+    dropped: dict[str, int]
 
 @type_check_only
 class ReadResult(TypedDict):
@@ -172,10 +190,13 @@ class Lane:
         line_bytes_max: int = ...,
         datagram_bytes_max: int = ...,
         gro: bool = ...,
+        format: str = ...,
+        aggregator: Aggregator | None = ...,
     ) -> None:
         """Receive from *fd* (borrowed, made non-blocking; the caller keeps it open until removed).
 
         *listener* is a number below 64 of the caller's choosing; its counters live as long as the lane.
+        *format* is "line" or "statsd"; the latter takes an *aggregator* with a table for each lane.
         A lane has room for 256 sockets. Adding an fd that is already there changes its settings. Raises
         OSError, ValueError.
         """
@@ -184,6 +205,80 @@ class Lane:
     def stats(self) -> LaneStats: ...
     def sample(self) -> tuple[int, str, bytes] | None:
         """A malformed line since the last call: (listener, reason, at most 256 of its bytes), or None."""
+
+@final
+class Aggregator:
+    """What the lanes have aggregated of one StatsD listener since the last tick: a table for each lane.
+
+    *expire* says for each type (counter, gauge, set, timing, histogram, distribution) after how many seconds of
+    silence a series is forgotten; it is counted in ticks of *interval* seconds. Raises ValueError.
+    """
+
+    def __init__(
+        self,
+        lanes: int,
+        *,
+        percentiles: Sequence[float] = ...,
+        relative_error: float = ...,
+        gauge_deltas: bool = ...,
+        reset_gauges: bool = ...,
+        expire: Mapping[str, float] = ...,
+        interval: float = ...,
+        max_series: int = ...,
+        separator: str = ...,
+        dialect: str = ...,
+    ) -> None: ...
+    def configure(
+        self,
+        *,
+        percentiles: Sequence[float] = ...,
+        relative_error: float = ...,
+        gauge_deltas: bool = ...,
+        reset_gauges: bool = ...,
+        expire: Mapping[str, float] = ...,
+        interval: float = ...,
+        separator: str = ...,
+        dialect: str = ...,
+    ) -> None:
+        """Take these settings at the next tick; no sample is lost.
+
+        Raises ValueError, also for another *separator* or *dialect*: they decide what is one series, so they
+        take another aggregator.
+        """
+    def tick(
+        self,
+        lanes: Sequence[Lane],
+        rings: Sequence[Ring],
+        at_ns: int,
+        *,
+        tags: Sequence[tuple[bytes, bytes]] = ...,
+        patience: float = ...,
+    ) -> int:
+        """Write what all *lanes* have aggregated, stamped *at_ns*, into every ring; returns how many points.
+
+        The caller is the only writer of *rings*, one thread at a time. The GIL is released meanwhile. A ring
+        that is full is waited for, *patience* seconds in all; what does not fit then is counted.
+        """
+    def stats(self) -> AggregateStats: ...
+
+def read_statsd(
+    data: Buffer,
+    aggregator: Aggregator,
+    *,
+    tags: Sequence[tuple[bytes, bytes]] = ...,
+    now_ns: int = ...,
+    line_bytes_max: int = ...,
+) -> StatsdResult:
+    """Read one StatsD datagram into the first table of *aggregator*, as a lane does. For tests and tools.
+
+    The body holds what passes unaggregated. Not while a lane uses the aggregator.
+    """
+
+def bench_statsd(data: Buffer, datagram_bytes: int, seconds: float, aggregator: Aggregator) -> dict[str, int]:
+    """Read *data* in datagrams of at most *datagram_bytes*, 64 a burst, for *seconds*. For benchmarks.
+
+    Returns samples, accepted, passes, ns (monotonic) and cpu_ns (this thread's).
+    """
 
 def read_lines(
     data: Buffer,

@@ -6,6 +6,7 @@ The pieces stand in the order in which a metric meets them on the way out of thi
 
 from os import environ as os_environ, fsencode as os_fsencode, unlink as os_unlink
 from re import compile as re_compile
+from threading import Lock
 
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
@@ -15,6 +16,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset, strerror
 
+from c_aggregate cimport *
 from c_lane cimport *
 from c_line cimport *
 from c_ring cimport *
@@ -23,4 +25,5 @@ include "alloc.pyx"
 include "waker.pyx"
 include "ring.pyx"
 include "reader.pyx"
+include "aggregate.pyx"
 include "lane.pyx"

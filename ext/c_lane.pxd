@@ -1,5 +1,6 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from c_aggregate cimport aggregate_settings_t, statsd_reader_t, ticker_lane_t
 from c_line cimport line_precision_t, line_reader_t, line_sample_t, line_tags_t, scan_index_fn
 from c_ring cimport counter_t, ring_t
 
@@ -12,6 +13,7 @@ cdef extern from "stats.h" nogil:
         counter_t accepted
         counter_t rewritten
         counter_t clamped
+        counter_t aggregated
         counter_t *dropped
         counter_t kernel_drops
 
@@ -25,6 +27,7 @@ cdef extern from "lane.h" nogil:
         int fd
         uint16_t listener
         line_precision_t precision
+        statsd_reader_t *statsd
         uint32_t line_bytes_max
         uint32_t datagram_bytes_max
         uint32_t queue_bytes
@@ -35,6 +38,8 @@ cdef extern from "lane.h" nogil:
         LANE_REMOVE
         LANE_TAGS
         LANE_SET_RINGS
+        LANE_FLIP
+        LANE_FORGET
         LANE_STOP
 
     ctypedef struct lane_command_t:
@@ -46,6 +51,10 @@ cdef extern from "lane.h" nogil:
         ring_t **rings
         uint32_t ring_count
         int64_t drain_ns
+        ticker_lane_t *ticker
+        const aggregate_settings_t *settings
+        uint32_t first
+        uint32_t count
 
     ctypedef struct lane_t:
         line_reader_t reader

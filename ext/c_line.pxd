@@ -20,6 +20,7 @@ cdef extern from "stats.h" nogil:
         uint64_t accepted
         uint64_t rewritten
         uint64_t clamped
+        uint64_t aggregated
         uint64_t *dropped
 
 

@@ -22,6 +22,7 @@
 #include <time.h>
 
 #include "line_reader.h"
+#include "ticker.h"
 
 #ifndef SOL_UDP
 #define SOL_UDP 17
@@ -52,6 +53,7 @@ typedef struct {
     int fd; /* borrowed: the control plane closes it after removing it */
     uint16_t listener;
     line_precision_t precision;
+    statsd_reader_t *statsd; /* borrowed from an Aggregator; NULL: line protocol */
     uint32_t line_bytes_max;
     uint32_t datagram_bytes_max;
     uint32_t kernel_drops_seen; /* the socket's own 32-bit counter when last read */
@@ -59,7 +61,7 @@ typedef struct {
     uint32_t receive_buffer_bytes;
 } lane_socket_t;
 
-typedef enum { LANE_ADD, LANE_REMOVE, LANE_TAGS, LANE_SET_RINGS, LANE_STOP } lane_verb_t;
+typedef enum { LANE_ADD, LANE_REMOVE, LANE_TAGS, LANE_SET_RINGS, LANE_FLIP, LANE_FORGET, LANE_STOP } lane_verb_t;
 
 typedef struct lane_command {
     struct lane_command *next;
@@ -71,6 +73,9 @@ typedef struct lane_command {
     ring_t *rings[LANE_RINGS];      /* LANE_SET_RINGS */
     uint32_t ring_count;
     int64_t drain_ns;               /* LANE_STOP */
+    ticker_lane_t *ticker;          /* LANE_FLIP, LANE_FORGET */
+    const aggregate_settings_t *settings; /* LANE_FLIP */
+    uint32_t first, count;          /* LANE_FORGET: of ticker->forget; a count of 0 ends the tick */
     int error;                      /* answer: 0 or an errno */
     bool done;
 } lane_command_t;
@@ -193,6 +198,8 @@ static inline uint64_t lane_message(lane_t *lane, const lane_socket_t *socket, s
         uint32_t bytes = length - at < segment ? length - at : segment;
         if (unlikely(bytes > socket->datagram_bytes_max || cut))
             line_drop_datagram(&lane->reader, text + at, bytes, counts);
+        else if (socket->statsd != NULL)
+            statsd_read(socket->statsd, text + at, bytes, counts);
         else
             line_read(&lane->reader, text + at, bytes, counts);
         at += bytes;
@@ -223,11 +230,13 @@ static inline int lane_burst(lane_t *lane, const lane_socket_t *socket)
         datagrams += lane_message(lane, socket, message, message->msg_hdr.msg_iov->iov_base, &counts);
         message->msg_hdr.msg_controllen = sizeof lane->control[i];
     }
+    if (socket->statsd != NULL)
+        statsd_done(socket->statsd, &counts);
     stats_add(&lane->listeners[socket->listener], &counts, datagrams, bytes);
     counter_add(&lane->accepted, counts.accepted);
     counter_add(&lane->receives, 1);
     for (uint32_t i = 0; i < reader->ring_count; i++) {
-        counter_add(&reader->rings[i]->accepted, counts.accepted);
+        counter_add(&reader->rings[i]->accepted, counts.points);
         ring_publish(reader->rings[i]);
         ring_notify(reader->rings[i]);
     }
@@ -280,6 +289,8 @@ static inline lane_socket_t *lane_find(lane_t *lane, int fd)
 static inline int lane_add(lane_t *lane, const lane_socket_t *settings, bool gro)
 {
     int on = gro;
+    if (settings->statsd != NULL)
+        settings->statsd->reader = &lane->reader;
     /* Absent before Linux 5.0 and on Unix sockets: each datagram is a message then. */
     (void)setsockopt(settings->fd, SOL_UDP, UDP_GRO, &on, sizeof on);
     lane_socket_t *socket = lane_find(lane, settings->fd);
@@ -287,6 +298,7 @@ static inline int lane_add(lane_t *lane, const lane_socket_t *settings, bool gro
         lane_measure(lane, socket);
         socket->listener = settings->listener;
         socket->precision = settings->precision;
+        socket->statsd = settings->statsd;
         socket->line_bytes_max = settings->line_bytes_max;
         socket->datagram_bytes_max = settings->datagram_bytes_max;
         return 0;
@@ -336,6 +348,14 @@ static inline void lane_execute(lane_t *lane, lane_command_t *command)
     case LANE_SET_RINGS:
         memcpy(lane->reader.rings, command->rings, sizeof command->rings);
         lane->reader.ring_count = command->ring_count;
+        break;
+    case LANE_FLIP:
+        ticker_flip(command->ticker, command->settings);
+        break;
+    case LANE_FORGET:
+        command->count = ticker_remove(command->ticker->aggregate, command->ticker->forget + command->first,
+                                       command->ticker->forget_tags + command->first, command->count);
+        command->ticker->aggregate->table.held = false;
         break;
     case LANE_STOP:
         lane->stopping = true;

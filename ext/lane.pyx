@@ -5,10 +5,12 @@ cdef class Lane:
     cdef lane_t *lane           # owned
     cdef readonly int index
     cdef list rings             # keeps alive what the lane writes to
+    cdef dict aggregators       # by fd: keeps alive what the lane aggregates into
 
     def __cinit__(self, int index):
         self.index = index
         self.rings = []
+        self.aggregators = {}
         self.lane = <lane_t *>alloc_aligned(sizeof(lane_t))
         cdef int error = lane_open(self.lane, scan_kernel)
         if error:
@@ -67,8 +69,13 @@ cdef class Lane:
         self.rings = kept
 
     def add_socket(self, int listener, int fd, *, str precision="ns", uint32_t line_bytes_max=65536,
-                   uint32_t datagram_bytes_max=65536, bint gro=True):
+                   uint32_t datagram_bytes_max=65536, bint gro=True, str format="line",
+                   Aggregator aggregator=None):
         cdef lane_command_t command
+        if format not in ("line", "statsd"):
+            raise ValueError(f"format is {format!r}; it is line or statsd")
+        if (format == "statsd") != (aggregator is not None):
+            raise ValueError("a socket of format statsd has an aggregator, and no other")
         if not 0 <= listener < <int>LANE_LISTENERS:
             raise ValueError(f"listener {listener}; a lane has numbers 0 to {LANE_LISTENERS - 1}")
         memset(&command, 0, sizeof(command))
@@ -79,7 +86,16 @@ cdef class Lane:
         command.socket.precision = precision_of(precision)
         command.socket.line_bytes_max = line_bytes_max
         command.socket.datagram_bytes_max = datagram_bytes_max
-        self.call(&command, f"socket {fd}")
+        if aggregator is not None:
+            command.socket.statsd = aggregator.reader_of(self.index)
+        before = self.aggregators.get(fd)
+        self.aggregators[fd] = (before, aggregator)     # both, until the lane has let go of the former
+        try:
+            self.call(&command, f"socket {fd}")
+        except BaseException:
+            self.aggregators[fd] = before
+            raise
+        self.aggregators[fd] = aggregator
 
     def remove_socket(self, int fd, bint drain=True):
         cdef lane_command_t command
@@ -88,6 +104,7 @@ cdef class Lane:
         command.socket.fd = fd
         command.drain = drain
         self.call(&command, f"socket {fd}")
+        self.aggregators.pop(fd, None)
 
     def stats(self):
         cdef lane_t *lane = self.lane
@@ -127,6 +144,7 @@ cdef class Lane:
                 "accepted": accepted,
                 "rewritten": counter_get(&s.rewritten),
                 "clamped": counter_get(&s.clamped),
+                "aggregated": counter_get(&s.aggregated),
                 "dropped": dropped,
                 "sockets": count,
                 "kernel_drops": counter_get(&s.kernel_drops),

@@ -223,8 +223,28 @@ static inline void line_emit(line_reader_t *c, const line_t *l, line_counts_t *c
         return;
     }
     counts->accepted++;
+    counts->points++;
     counts->rewritten += rewritten;
     counts->clamped += clamped;
+}
+
+/* Keeps a malformed line for the log, if the last one has been fetched. */
+static inline void line_keep_sample(line_reader_t *c, const uint8_t *p, uint64_t n, drop_t reason)
+{
+    line_sample_t *sample = c->sample;
+    if (sample == NULL || atomic_load_explicit(&sample->ready, memory_order_acquire))
+        return;
+    sample->length = (uint32_t)(n < LINE_SAMPLE_BYTES ? n : LINE_SAMPLE_BYTES);
+    sample->listener = c->listener;
+    sample->reason = (int16_t)reason;
+    memcpy(sample->text, p, sample->length);
+    atomic_store_explicit(&sample->ready, true, memory_order_release);
+}
+
+static inline void line_drop(line_counts_t *counts, drop_t reason, uint64_t lines)
+{
+    counts->dropped[reason] += lines;
+    counts->any_dropped = true;
 }
 
 #endif

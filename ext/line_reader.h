@@ -72,25 +72,6 @@ static inline void line_reader_open(line_reader_t *c, scan_index_fn scan, const 
 
 /* ---- reading ---- */
 
-/* Keeps a malformed line for the log, if the last one has been fetched. */
-static inline void line_keep_sample(line_reader_t *c, const uint8_t *p, uint64_t n, drop_t reason)
-{
-    line_sample_t *sample = c->sample;
-    if (sample == NULL || atomic_load_explicit(&sample->ready, memory_order_acquire))
-        return;
-    sample->length = (uint32_t)(n < LINE_SAMPLE_BYTES ? n : LINE_SAMPLE_BYTES);
-    sample->listener = c->listener;
-    sample->reason = (int16_t)reason;
-    memcpy(sample->text, p, sample->length);
-    atomic_store_explicit(&sample->ready, true, memory_order_release);
-}
-
-static inline void line_drop(line_counts_t *counts, drop_t reason, uint64_t lines)
-{
-    counts->dropped[reason] += lines;
-    counts->any_dropped = true;
-}
-
 /* Has line_general look at the line at p; n bytes follow, with a LF at p[n]. Returns how many it took. */
 static __attribute__((noinline)) uint32_t line_read_general(line_reader_t *c, const uint8_t *p, uint32_t n,
                                                             line_counts_t *counts)

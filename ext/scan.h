@@ -42,6 +42,17 @@ static inline uint32_t scan_index_scalar(const uint8_t *p, uint32_t n, uint32_t 
     return found;
 }
 
+/* StatsD's marks: `:` `|` DEL, control characters, bytes from 0x80. */
+static inline uint32_t scan_statsd_scalar(const uint8_t *p, uint32_t n, uint32_t *out)
+{
+    uint32_t found = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        out[found] = i;
+        found += p[i] < 0x20 || p[i] >= 0x7F || p[i] == ':' || p[i] == '|';
+    }
+    return found;
+}
+
 #if defined(__x86_64__)
 
 /* Positions of the set bits of one 64-byte block. Eight are written at a time: most blocks have fewer marks
@@ -67,16 +78,25 @@ __attribute__((target("avx2,bmi"))) static inline uint32_t *scan_positions(uint6
     return out + count;
 }
 
-__attribute__((target("avx2"))) static inline uint32_t scan_marks32(const uint8_t *p)
+/* What makes a byte a mark: the class bits of its low half and of its high half meet. */
+typedef struct {
+    uint8_t by_low[16], by_high[16];
+} scan_classes_t;
+
+/* 1: 0x00-0x1F and 0x80-0xFF (any low half)   2: 0x2_ with 0, 2, C   4: 0x3D   8: 0x5C   16: 0x7F */
+static const scan_classes_t scan_line_classes = {
+    {1 + 2, 1, 1 + 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 + 2 + 8, 1 + 4, 1, 1 + 16},
+    {1, 1, 2, 4, 0, 8, 0, 16, 1, 1, 1, 1, 1, 1, 1, 1},
+};
+
+/* 1: as above   2: 0x3A   4: 0x7C   8: 0x7F */
+static const scan_classes_t scan_statsd_classes = {
+    {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 + 2, 1, 1 + 4, 1, 1, 1 + 8},
+    {1, 1, 0, 2, 0, 0, 0, 4 + 8, 1, 1, 1, 1, 1, 1, 1, 1},
+};
+
+__attribute__((target("avx2"))) static inline uint32_t scan_marks32(const uint8_t *p, __m256i by_low, __m256i by_high)
 {
-    /* A byte is a mark if the class bits of its two halves meet.
-     * 1: 0x00-0x1F and 0x80-0xFF (any low half)   2: 0x2_ with 0, 2, C   4: 0x3D   8: 0x5C   16: 0x7F */
-    const __m256i by_low = _mm256_setr_epi8(
-        1 + 2, 1, 1 + 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 + 2 + 8, 1 + 4, 1, 1 + 16,
-        1 + 2, 1, 1 + 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 + 2 + 8, 1 + 4, 1, 1 + 16);
-    const __m256i by_high = _mm256_setr_epi8(
-        1, 1, 2, 4, 0, 8, 0, 16, 1, 1, 1, 1, 1, 1, 1, 1,
-        1, 1, 2, 4, 0, 8, 0, 16, 1, 1, 1, 1, 1, 1, 1, 1);
     const __m256i nibble = _mm256_set1_epi8(0x0F);
     __m256i x = _mm256_loadu_si256((const __m256i *)p);
     __m256i low = _mm256_shuffle_epi8(by_low, _mm256_and_si256(x, nibble));
@@ -85,20 +105,33 @@ __attribute__((target("avx2"))) static inline uint32_t scan_marks32(const uint8_
     return ~(uint32_t)_mm256_movemask_epi8(none);
 }
 
-__attribute__((target("avx2,bmi,popcnt"))) static inline uint32_t scan_index_avx2(const uint8_t *p, uint32_t n, uint32_t *out)
+__attribute__((target("avx2,bmi,popcnt"))) static inline uint32_t scan_index_classes(const scan_classes_t *classes, const uint8_t *p,
+                                                                                     uint32_t n, uint32_t *out)
 {
+    const __m256i by_low = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)classes->by_low));
+    const __m256i by_high = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)classes->by_high));
     uint32_t *start = out;
     uint32_t i = 0;
     for (; i + 64 <= n; i += 64) {
-        uint64_t bits = scan_marks32(p + i) | (uint64_t)scan_marks32(p + i + 32) << 32;
+        uint64_t bits = scan_marks32(p + i, by_low, by_high) | (uint64_t)scan_marks32(p + i + 32, by_low, by_high) << 32;
         out = scan_positions(bits, i, out);
     }
     if (i < n) {
-        uint64_t bits = scan_marks32(p + i) | (uint64_t)scan_marks32(p + i + 32) << 32;
+        uint64_t bits = scan_marks32(p + i, by_low, by_high) | (uint64_t)scan_marks32(p + i + 32, by_low, by_high) << 32;
         bits &= (UINT64_C(1) << (n - i)) - 1;
         out = scan_positions(bits, i, out);
     }
     return (uint32_t)(out - start);
+}
+
+__attribute__((target("avx2,bmi,popcnt"))) static inline uint32_t scan_index_avx2(const uint8_t *p, uint32_t n, uint32_t *out)
+{
+    return scan_index_classes(&scan_line_classes, p, n, out);
+}
+
+__attribute__((target("avx2,bmi,popcnt"))) static inline uint32_t scan_statsd_avx2(const uint8_t *p, uint32_t n, uint32_t *out)
+{
+    return scan_index_classes(&scan_statsd_classes, p, n, out);
 }
 
 static inline bool scan_has_avx2(void)
@@ -112,6 +145,11 @@ static inline bool scan_has_avx2(void)
 static inline uint32_t scan_index_avx2(const uint8_t *p, uint32_t n, uint32_t *out)
 {
     return scan_index_scalar(p, n, out);
+}
+
+static inline uint32_t scan_statsd_avx2(const uint8_t *p, uint32_t n, uint32_t *out)
+{
+    return scan_statsd_scalar(p, n, out);
 }
 
 static inline bool scan_has_avx2(void)

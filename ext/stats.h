@@ -23,6 +23,13 @@ typedef enum {
     DROP_CONTROL_CHARACTER,
     DROP_BACKSLASH,
     DROP_KEY_TOO_LONG,
+    DROP_NAME,
+    DROP_VALUE,
+    DROP_TYPE,
+    DROP_RATE,
+    DROP_EVENT,
+    DROP_SERVICE_CHECK,
+    DROP_SERIES_FULL,
     DROP_REASONS /* how many there are */
 } drop_t;
 
@@ -30,15 +37,18 @@ static const char *const stats_reason_names[DROP_REASONS] = {
     "line_too_long", "datagram_too_large", "ring_full",       "measurement", "tag",
     "tag_duplicate", "tag_reserved",       "field",           "number",      "string",
     "timestamp",     "timestamp_range",    "utf8",            "control_character",
-    "backslash",     "key_too_long",
+    "backslash",     "key_too_long",       "name",            "value",       "type",
+    "rate",          "event",              "service_check",   "series_full",
 };
 
 /* What one burst brought; plain numbers, added to the listener's counters once per burst. */
 typedef struct {
     uint64_t received; /* lines that are neither blank nor a comment */
     uint64_t accepted;
+    uint64_t points;    /* written into rings at once */
     uint64_t rewritten; /* accepted, and changed into the safe subset */
     uint64_t clamped;   /* unsigned fields cut to the largest signed one */
+    uint64_t aggregated; /* accepted, and kept in a series until the tick */
     uint64_t dropped[DROP_REASONS];
     bool any_dropped;
 } line_counts_t;
@@ -50,6 +60,7 @@ typedef struct {
     counter_t accepted;
     counter_t rewritten;
     counter_t clamped;
+    counter_t aggregated;
     counter_t dropped[DROP_REASONS];
     counter_t kernel_drops; /* of all its sockets, those closed as well; raised under the lane's lock */
 } listener_stats_t;
@@ -64,6 +75,8 @@ static inline void stats_add(listener_stats_t *s, const line_counts_t *c, uint64
         counter_add(&s->rewritten, c->rewritten);
     if (c->clamped)
         counter_add(&s->clamped, c->clamped);
+    if (c->aggregated)
+        counter_add(&s->aggregated, c->aggregated);
     if (c->any_dropped)
         for (int i = 0; i < DROP_REASONS; i++)
             if (c->dropped[i])
