@@ -24,6 +24,7 @@
 #define SERIES_NEAR 24u /* bytes of a key that are kept in the series itself */
 #define SERIES_KEY_MAX 65535u /* raw bytes of a key */
 #define SERIES_NONE UINT32_MAX
+#define SERIES_BEHIND 16u /* bytes that series_mix may read behind a key */
 #define SERIES_MOVES 16u /* slots that an insertion moves while an index grows */
 
 typedef enum { SERIES_COUNTER, SERIES_GAUGE, SERIES_SET, SERIES_TIMING, SERIES_HISTOGRAM, SERIES_DISTRIBUTION, SERIES_TYPES } series_type_t;
@@ -293,14 +294,14 @@ static inline uint32_t series_add(series_table_t *t, uint64_t hash, uint8_t kind
         return SERIES_NONE;
     uint32_t id = t->held ? SERIES_NONE : t->free_first, bytes = name_length + tags_length;
     uint8_t *far = NULL;
-    if (bytes > SERIES_NEAR && (far = malloc(bytes)) == NULL)
+    if (bytes > SERIES_NEAR && (far = malloc(bytes + SERIES_BEHIND)) == NULL)
         return SERIES_NONE;
     if (id != SERIES_NONE) {
         t->free_first = series_at(t, id)->value[0].primary;
     } else {
         id = t->count;
         if (id % SERIES_CHUNK == 0) {
-            series_t *chunk = aligned_alloc(CACHE_LINE, SERIES_CHUNK * sizeof *chunk);
+            series_t *chunk = aligned_alloc(CACHE_LINE, SERIES_CHUNK * sizeof *chunk + CACHE_LINE);
             if (chunk == NULL) {
                 free(far);
                 return SERIES_NONE;
@@ -318,7 +319,7 @@ static inline uint32_t series_add(series_table_t *t, uint64_t hash, uint8_t kind
     uint8_t *key = s->key.near;
     if (far) {
         s->key.far = key = far;
-        t->bytes += bytes;
+        t->bytes += bytes + SERIES_BEHIND;
     }
     memcpy(key, name, name_length);
     memcpy(key + name_length, tags, tags_length);
@@ -337,7 +338,7 @@ static inline void series_remove(series_table_t *t, uint32_t id, uint32_t canoni
     if (!(s->kind & SERIES_ALIAS))
         series_index_remove(&t->canonical, canonical_tag, id + 1);
     if ((uint32_t)s->name_length + s->tags_length > SERIES_NEAR) {
-        t->bytes -= (uint32_t)s->name_length + s->tags_length;
+        t->bytes -= (uint32_t)s->name_length + s->tags_length + SERIES_BEHIND;
         free(s->key.far);
     }
     *(s->kind & SERIES_ALIAS ? &t->aliases : &t->live) -= 1;

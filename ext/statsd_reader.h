@@ -322,10 +322,10 @@ static inline drop_t statsd_read_metric(statsd_reader_t *s, statsd_line_t t, uin
     if (!utf8_valid(t.p, head))
         return DROP_UTF8;
     drop_t reason = DROP_NONE, name_reason = DROP_NONE;
-    statsd_rest_t rest = {0};
+    statsd_rest_t rest = {.tags = t.p};
     statsd_group_t g;
     uint8_t *scratch = s->table->text[0];
-    if (statsd_canonical(settings, SERIES_COUNTER, t.p, head, NULL, 0, s->table->work, scratch, NULL, NULL, &name_reason) == 0 &&
+    if (statsd_canonical(settings, SERIES_COUNTER, t.p, head, t.p, 0, s->table->work, scratch, NULL, NULL, &name_reason) == 0 &&
         name_reason == DROP_NAME)
         return DROP_NAME;
     *values = 0;
@@ -335,7 +335,7 @@ static inline drop_t statsd_read_metric(statsd_reader_t *s, statsd_line_t t, uin
     /* Whether each series can be written; `again` makes the joined tags anew, byte for byte the same. */
     for (uint32_t at = head + 1; at <= t.n;) {
         uint64_t count = 0;
-        statsd_rest_t again = {0};
+        statsd_rest_t again = {.tags = t.p};
         statsd_read_group(s, t, &at, &g, &again, &count);
         if (statsd_canonical(settings, g.type, t.p, head, rest.tags, rest.tags_length, s->table->work, scratch, NULL, NULL, &reason) == 0)
             return reason;
@@ -343,7 +343,7 @@ static inline drop_t statsd_read_metric(statsd_reader_t *s, statsd_line_t t, uin
     counts->received += *values;
     for (uint32_t at = head + 1; at <= t.n;) {
         uint64_t count = 0;
-        statsd_rest_t again = {0};
+        statsd_rest_t again = {.tags = t.p};
         statsd_read_group(s, t, &at, &g, &again, &count);
         if (rest.time_s && (g.type == SERIES_COUNTER || g.type == SERIES_GAUGE))
             statsd_pass_group(s, t, head, &g, &rest, count, counts);

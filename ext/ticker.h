@@ -326,7 +326,8 @@ static inline bool ticker_run(ticker_t *k)
         }
     }
     if (k->lane_count > 1) {
-        qsort(refs, count, sizeof *refs, ticker_compare);
+        if (count)
+            qsort(refs, count, sizeof *refs, ticker_compare);
         for (uint64_t i = 0, next; i < count; i = next) {
             for (next = i + 1; next < count && refs[next].hash == refs[i].hash;)
                 next++;
