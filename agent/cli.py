@@ -203,11 +203,11 @@ def _hints(config: "Config") -> Iterator[str]:
             looks.insert(0, output.url)
     if looks:
         yield "Look at:  " + ", ".join(looks)
-    yield "Try:      " + _line_to_try(config.listen[0].address)
+    yield "Try:      " + _line_to_try(config.listen[0].address, config.listen[0].format)
 
 
-def _line_to_try(address: str) -> str:
-    line = "echo 'demo,host=me value=1'"
+def _line_to_try(address: str, format: str) -> str:
+    line = "echo 'demo,host=me value=1'" if format == "line" else "echo 'demo:1|c|#host:me'"
     parts = urlsplit(address)
     if parts.scheme == "unixgram":
         return f"{line} | nc -uU -w0 {parts.path}"

@@ -9,7 +9,14 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
-from agent.config_schema import FORMAT_KEYS, SCHEME_KEYS, FileOutput, InfluxOutput, Table
+from agent.config_schema import (
+    EXPIRE_INTERVALS_MAX,
+    FORMAT_KEYS,
+    SCHEME_KEYS,
+    FileOutput,
+    InfluxOutput,
+    Table,
+)
 from agent.config_source import Source
 from agent.config_values import format_duration, format_size, parse_listen_address, quote
 
@@ -130,6 +137,14 @@ def _check_listen(source: Source, section: Section) -> None:
             for key in keys:
                 if key in section.given and section.table.format != only:
                     source.report(f"{section.path}.{key}", f'is for format = "{only}" only; remove it')
+    if section.sure("interval", "expire"):
+        longest, known = max(section.table.expire.values()), section.table.interval * EXPIRE_INTERVALS_MAX
+        if longest > known:
+            source.report(
+                f"{section.path}.expire",
+                f"{format_duration(longest)} is longer than {EXPIRE_INTERVALS_MAX:,} intervals "
+                f"({format_duration(known)})",
+            )
 
 
 def _check_room(source: Source, flush: Section, section: Section) -> None:

@@ -75,6 +75,9 @@ METRIC_TYPES = ("counter", "gauge", "set", "timing", "histogram", "distribution"
 
 _EXPIRE = "5m"
 
+EXPIRE_INTERVALS_MAX = 65_000
+"""Silence is counted in intervals, and not further."""
+
 
 class Listen(Table, frozen=True, kw_only=True):
     """``[[listen]]``: one bound address and the format spoken on it.
@@ -101,7 +104,7 @@ class Listen(Table, frozen=True, kw_only=True):
     ] = ""
     interval: Annotated[float, Duration("100ms", "1d")] = 10.0
     percentiles: Annotated[tuple[float, ...], Percentiles()] = (90.0,)
-    relative_error: Annotated[float, Number(0.001, 0.2)] = 0.01
+    relative_error: Annotated[float, Number(0.0001, 0.2)] = 0.01
     gauge_deltas: Annotated[bool, Flag()] = True
     reset_gauges: Annotated[bool, Flag()] = False
     expire: Annotated[dict[str, float], Durations(METRIC_TYPES, _EXPIRE, "1s", "365d")] = field(

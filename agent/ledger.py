@@ -5,10 +5,13 @@ nothing here counts by itself. Counters only rise. At rest, that is when nothing
 under way, three laws hold exactly, and :meth:`Ledger.balance` names each place where one does not:
 
 1. ``received = accepted + Σ dropped`` for each listener on each lane, and the ``accepted`` of a lane's
-   listeners add up to its own.
-2. ``accepted = written + missed`` for each ring: ``accepted`` is what its lane accepted while the ring was
-   attached, ``missed`` is what only other rings had room for. (A metric that no ring could take was never
-   accepted: it is the listener's ``dropped{ring_full}``.)
+   listeners add up to its own. What of it was ``aggregated`` is in a table until the next tick; all else has
+   gone to the rings.
+2. ``accepted = written + missed`` for each ring: ``accepted`` is what its writer put into rings while this
+   one was attached, ``missed`` is what only other rings had room for. (A metric that no ring could take was
+   never accepted: it is the listener's ``dropped{ring_full}``.) The writers are the lanes, and the tick
+   thread with the points that stand for what was aggregated: each of those is accepted, and one that no ring
+   had room for is ``missed`` by all of them and in the aggregation's ``ring_full``.
 3. ``written = delivered + rejected + waiting + Σ dropped`` for each output, ``waiting`` being what is in
    its rings, batches under way included.
 
@@ -25,7 +28,24 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 if TYPE_CHECKING:
-    from agent._core import LaneStats, ListenerStats, RingStats
+    from agent._core import AggregateStats, LaneStats, ListenerStats, RingStats
+
+
+class AggregationAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """What a StatsD listener made of its samples."""
+
+    series: int
+    """Series in its tables now."""
+    samples: int
+    """Samples aggregated so far."""
+    points: int
+    """Points sent at ticks so far."""
+    ring_full: int
+    """Points that no output's ring had room for."""
+    expired: int
+    """Series forgotten because they were silent for too long."""
+    bytes: int
+    """Memory of the tables now."""
 
 
 class ListenerAccount(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +59,8 @@ class ListenerAccount(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     received: int
     accepted: int
+    aggregated: int
+    """Accepted, and gone into a table instead of the rings."""
     rewritten: int
     """Accepted after their bytes were brought into the safe subset."""
     clamped: int
@@ -48,6 +70,8 @@ class ListenerAccount(msgspec.Struct, frozen=True, kw_only=True):
     """Datagrams that the kernel dropped because the receive buffer was full."""
     queue_bytes: int
     receive_buffer_bytes: int
+    aggregation: AggregationAccount | None
+    """None if it never was a StatsD listener."""
 
 
 class LaneAccount(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,9 +86,10 @@ class LaneAccount(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RingAccount(msgspec.Struct, frozen=True, kw_only=True):
-    """One ring: what its lane accepted, what was written to it, what waits in it."""
+    """One ring: what its writer accepted, what was written to it, what waits in it."""
 
-    lane: int
+    writer: str
+    """The thread that writes it: ``lane-0`` … or ``tick``."""
     accepted: int
     written: int
     missed: int
@@ -146,19 +171,21 @@ class OutputReading(msgspec.Struct, frozen=True):
     name: str
     type: str
     counters: DeliveryCounters
-    rings: Mapping[int, "RingStats"]
-    """By the number of the lane that writes it."""
+    rings: Mapping[str, "RingStats"]
+    """By the thread that writes it: ``lane-0`` … or ``tick``."""
 
 
 def read(
     listeners: Mapping[int, tuple[str, str]],
     lanes: Sequence["LaneStats"],
     outputs: Iterable[OutputReading],
+    aggregates: Mapping[int, "AggregateStats"] | None = None,
 ) -> Ledger:
     """Add the counters up.
 
     *listeners* gives the name and the address for each listener number in use on the lanes; a number that
-    is not in it appears as ``#number``. The counters are best read against the stream (delivery, rings,
+    is not in it appears as ``#number``; *aggregates* has what the StatsD listeners aggregated, by the same
+    numbers. The counters are best read against the stream (delivery, rings,
     lanes): what lies further down can then lag behind, but never seem to have made a metric.
     """
     outputs = list(outputs)
@@ -169,7 +196,7 @@ def read(
         problems += _output_problems(account)
         accounts.append(account)
     return Ledger(
-        listeners=_listeners(listeners, lanes),
+        listeners=_listeners(listeners, lanes, aggregates or {}),
         lanes=tuple(_lane(stats) for stats in lanes),
         outputs=tuple(accounts),
         problems=tuple(problems),
@@ -207,7 +234,9 @@ def _name(number: int, listeners: Mapping[int, tuple[str, str]]) -> tuple[str, s
 
 
 def _listeners(
-    names: Mapping[int, tuple[str, str]], lanes: Sequence["LaneStats"]
+    names: Mapping[int, tuple[str, str]],
+    lanes: Sequence["LaneStats"],
+    aggregates: Mapping[int, "AggregateStats"],
 ) -> tuple[ListenerAccount, ...]:
     parts: dict[int, list[ListenerStats]] = {number: [] for number in names}
     for lane in lanes:
@@ -222,12 +251,14 @@ def _listeners(
             bytes=sum(part["bytes"] for part in of_listener),
             received=sum(part["received"] for part in of_listener),
             accepted=sum(part["accepted"] for part in of_listener),
+            aggregated=sum(part["aggregated"] for part in of_listener),
             rewritten=sum(part["rewritten"] for part in of_listener),
             clamped=sum(part["clamped"] for part in of_listener),
             dropped=_add(part["dropped"] for part in of_listener),
             kernel_drops=sum(part["kernel_drops"] for part in of_listener),
             queue_bytes=sum(part["queue_bytes"] for part in of_listener),
             receive_buffer_bytes=sum(part["receive_buffer_bytes"] for part in of_listener),
+            aggregation=AggregationAccount(**aggregates[number]) if number in aggregates else None,
         )
         for number, of_listener in sorted(parts.items())
     )
@@ -248,7 +279,7 @@ def _output(reading: OutputReading) -> OutputAccount:
     counters = reading.counters
     rings = tuple(
         RingAccount(
-            lane=lane,
+            writer=writer,
             accepted=stats["accepted"],
             written=stats["written"],
             missed=stats["missed"],
@@ -259,7 +290,7 @@ def _output(reading: OutputReading) -> OutputAccount:
             slots_used=stats["slots_used"],
             restarts=stats["restarts"],
         )
-        for lane, stats in sorted(reading.rings.items())
+        for writer, stats in reading.rings.items()
     )
     return OutputAccount(
         name=reading.name,
@@ -303,7 +334,7 @@ def _output_problems(output: OutputAccount) -> Iterable[str]:
     for ring in output.rings:
         if ring.accepted != ring.written + ring.missed:
             yield (
-                f"output {output.name}, ring of lane {ring.lane}: {ring.accepted} accepted, "
+                f"output {output.name}, ring of {ring.writer}: {ring.accepted} accepted, "
                 f"but {ring.written} written + {ring.missed} missed"
             )
     dropped = sum(output.dropped.values())

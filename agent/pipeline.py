@@ -9,9 +9,11 @@ they are a *layout*, which :meth:`Pipeline.apply` replaces as a whole:
    in their rings, in the background and for ``drain_timeout`` at most; their counters stay in the ledger.
 
 A socket stays open as long as its address stays in the config. A ring stays, with what is in it, as long as
-its output's name, ``ring_bytes`` and encoding stay: a changed destination is put under it.
+its output's name, ``ring_bytes`` and encoding stay: a changed destination is put under it. What aggregates
+for a StatsD listener stays as long as the listener's name and what decides what is one series: other settings
+take effect at its next tick, and when it leaves it sends what it has in a last one.
 
-Threads: one per lane, ``lane-0`` …, and those of the flushers. :meth:`Pipeline.apply` and
+Threads: one per lane, ``lane-0`` …, ``tick``, and those of the flushers. :meth:`Pipeline.apply` and
 :meth:`Pipeline.stop` are for one thread at a time; the other methods may be called by any thread at any time.
 """
 
@@ -20,13 +22,15 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent import ledger
 from agent._core import Lane
+from agent.aggregation import Ticker, settings
 from agent.config import Config, InfluxOutput, Listen
 from agent.config import Output as OutputConfig
+from agent.door import Door, aggregator_for, number_listeners, place, sources
 from agent.errors import ConfigError, ListenError, OutputError, Problem
 from agent.listeners import (
     BoundSocket,
@@ -42,41 +46,11 @@ from agent.systemd import PassedSocket
 
 logger = logging.getLogger(__name__)
 
-LISTENERS_MAX = 64
-"""Numbers that a lane has for listeners."""
-
 SOCKET_DRAIN_S = 2.0
 """How long a lane reads on at stop. Nothing more arrives then, so this is for the case that it crawls."""
 
 RESTART_KEYS = ("lanes", "runtime_dir", "state_dir")
 """Keys of ``[agent]`` that only a restart changes: rings, lanes and what lies on the disk hang on them."""
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A socket, and the lane that reads it."""
-
-    lane: int
-    sock: BoundSocket
-
-
-@dataclass(frozen=True)
-class Door:
-    """A listener with its open sockets, under the number that the lanes know it by."""
-
-    config: Listen
-    number: int
-    placed: tuple[Placed, ...]
-
-    @property
-    def sockets(self) -> list[BoundSocket]:
-        return [placed.sock for placed in self.placed]
-
-    @property
-    def reading(self) -> tuple[object, ...]:
-        """All that a lane must know to read the sockets."""
-        listen = self.config
-        return self.number, listen.precision, listen.max_line, listen.max_datagram, listen.gro
 
 
 @dataclass(frozen=True)
@@ -98,6 +72,7 @@ class Pipeline:
         self._lanes: list[Lane] = []
         self._threads: list[threading.Thread] = []
         self._lane_errors: list[str] = []
+        self._ticker = Ticker()
         # Guards the layout, the routes that are being retired and the accounts of those that ended, so that
         # a reader of the ledger finds each counter in exactly one of the three.
         self._lock = threading.Lock()
@@ -152,6 +127,8 @@ class Pipeline:
         self._pool.close()
         for lane in self._lanes:
             lane.set_rings(())
+        # What it leaves of the time is for the delivery of what it sends.
+        self._ticker.stop(max(deadline - time.monotonic(), 0.0) / 2)
         with self._lock:
             self.layout = Layout(layout.config, (), (), layout.names)
             self._retiring += layout.routes
@@ -173,7 +150,8 @@ class Pipeline:
             routes = [*self._retiring, *self.layout.routes]
             outputs = list(self._accounts.readings(routes))
             names = dict(self.layout.names)
-        return ledger.read(names, [lane.stats() for lane in self._lanes], outputs)
+        aggregates = self._ticker.readings()
+        return ledger.read(names, [lane.stats() for lane in self._lanes], outputs, aggregates)
 
     def routes(self) -> list[Route]:
         """The routes that deliver: those of the config, and others that are still being emptied."""
@@ -188,7 +166,8 @@ class Pipeline:
     def failures(self) -> list[str]:
         """Which threads ended that should run, and why; empty if all is well."""
         dead = [route.config.name for route in self.layout.routes if not route.flusher.alive]
-        return [*self._lane_errors, *(f"the flusher of output {name} ended" for name in dead)]
+        failures = [*self._lane_errors, *(f"the flusher of output {name} ended" for name in dead)]
+        return [*failures, self._ticker.failure] if self._ticker.failure else failures
 
     def samples(self) -> Iterator[tuple[str, str, bytes]]:
         """Malformed lines seen since the last call, one for each lane at most: (listener, reason, bytes)."""
@@ -230,7 +209,7 @@ class Pipeline:
 
     def _prepare(self, config: Config, problems: list[Problem], undo: ExitStack) -> Layout:
         """The next layout, with every new socket open and every new ring made, yet nothing connected."""
-        names = _number(config.listen, dict(self.layout.names))
+        names = number_listeners(config.listen, dict(self.layout.names))
         numbers = {name: number for number, (name, _) in names.items()}
         wanted = {one.address for one in config.listen}
         leaving = [
@@ -252,36 +231,37 @@ class Pipeline:
 
     def _door(self, listen: Listen, number: int, leaving: Sequence[BoundSocket], undo: ExitStack) -> Door:
         """*listen* on the sockets that it has already, or on new ones. Raises ListenError."""
+        aggregator = aggregator_for(listen, self.layout.doors, len(self._lanes))
         for door in self.layout.doors:
             if door.config.address == listen.address:
                 if (listen.mode, listen.owner) != (door.config.mode, door.config.owner):
                     undo.callback(set_file_access, door.config, door.sockets)
                     set_file_access(listen, door.sockets)
-                return Door(listen, number, door.placed)
+                return Door(listen, number, door.placed, aggregator)
         sockets = open_sockets(listen, len(self._lanes), self._pool, leaving)
         undo.callback(close_sockets, sockets, self._pool)
-        # The number turns the sockets of which a listener has but one towards different lanes.
-        return Door(
-            listen,
-            number,
-            tuple(Placed((number + index) % len(self._lanes), sock) for index, sock in enumerate(sockets)),
-        )
+        return Door(listen, number, place(number, sockets, len(self._lanes)), aggregator)
 
     def _route(self, config: OutputConfig, whole: Config, undo: ExitStack) -> Route:
         """*config* on the rings that it has already, or on new ones. Raises OutputError, OSError."""
         old = next((route for route in self.layout.routes if route.config.name == config.name), None)
         if old is not None and old.config == config and not _reads_files(config):
-            return old
-        output = make(config)
-        if old is not None and old.fits(config, output):
-            undo.callback(output.close)
-            return Route(config, output, old.waker, old.rings, old.flusher)
-        try:
-            route = Route.open(config, output, whole.flush, len(self._lanes), _rings_folder(whole))
-        except BaseException:
-            output.close()
-            raise
-        undo.callback(self._end_route, route, time.monotonic())
+            route = old
+        else:
+            output = make(config)
+            if old is not None and old.fits(config, output):
+                undo.callback(output.close)
+                route = replace(old, config=config, output=output)
+            else:
+                try:
+                    route = Route.open(config, output, whole.flush, len(self._lanes), _rings_folder(whole))
+                except BaseException:
+                    output.close()
+                    raise
+                undo.callback(self._end_route, route, time.monotonic())
+        if route.tick is None and any(listen.format == "statsd" for listen in whole.listen):
+            route = route.with_tick(whole.flush, _rings_folder(whole))
+            undo.callback(route.close_tick)
         return route
 
     # ---- commit ----
@@ -292,6 +272,12 @@ class Pipeline:
         for index, lane in enumerate(self._lanes):
             undo.callback(_connect, index, lane, old)
             _connect(index, lane, new)
+        former_settings = {door.aggregator: settings(door.config) for door in old.doors}
+        for door in new.doors:
+            wanted = settings(door.config)
+            if door.aggregator is not None and former_settings.get(door.aggregator, wanted) != wanted:
+                undo.callback(door.aggregator.configure, **former_settings[door.aggregator])
+                door.aggregator.configure(**wanted)
         before = {id(placed.sock): door for door in old.doors for placed in door.placed}
         for door in new.doors:
             for placed in door.placed:
@@ -302,14 +288,16 @@ class Pipeline:
                 elif former.reading == door.reading:
                     continue
                 else:
-                    undo.callback(_read_socket, lane, fd, former)
-                _read_socket(lane, fd, door)
+                    undo.callback(former.read_socket, lane, fd)
+                door.read_socket(lane, fd)
         staying = {route.flusher for route in new.routes}
         with self._lock:
             self.layout = new
             self._retiring += [route for route in old.routes if route.flusher not in staying]
         for route in new.routes:
             route.settle(new.config.flush)
+        ticks = [route.tick for route in new.routes if route.tick is not None]
+        self._ticker.connect(self._lanes, ticks, _tags(new), sources(new.doors))
 
     def _start_lanes(self) -> None:
         for index, lane in enumerate(self._lanes):
@@ -336,6 +324,7 @@ class Pipeline:
             placed.sock.cut_off()
             self._lanes[placed.lane].remove_socket(placed.sock.fd, drain=True)
         close_sockets([placed.sock for placed in gone], self._pool)
+        self._ticker.finish()
         self._pool.warn()
         former = {door.config.address: door.config.receive_buffer for door in old.doors}
         for door in new.doors:
@@ -365,40 +354,15 @@ class Pipeline:
         route.close()
 
 
-def _number(listens: Iterable[Listen], names: dict[int, tuple[str, str]]) -> dict[int, tuple[str, str]]:
-    """Give each listener the number that its name had before, or a new one.
-
-    Once all numbers have been used, that of a listener which is gone is given on, with its counters.
-    """
-    listens = list(listens)
-    known = {name: number for number, (name, _) in names.items()}
-    wanted = {listen.name for listen in listens}
-    free = [number for number in range(LISTENERS_MAX) if number not in names]
-    free += [number for number, (name, _) in names.items() if name not in wanted]
-    for listen in listens:
-        number = known[listen.name] if listen.name in known else free.pop(0)
-        names[number] = (listen.name, listen.address)
-    return names
-
-
 def _connect(index: int, lane: Lane, layout: Layout) -> None:
     """Have lane *index* write what it reads to the layout's rings, with the layout's tags."""
-    tags = layout.config.agent.tags if layout.config is not None else {}
-    lane.set_tags([(name.encode(), value.encode()) for name, value in sorted(tags.items())])
+    lane.set_tags(_tags(layout))
     lane.set_rings([route.rings[index] for route in layout.routes])
 
 
-def _read_socket(lane: Lane, fd: int, door: Door) -> None:
-    """Have *lane* receive from a socket of *door*, or change how it does."""
-    listen = door.config
-    lane.add_socket(
-        door.number,
-        fd,
-        precision=listen.precision,
-        line_bytes_max=listen.max_line,
-        datagram_bytes_max=listen.max_datagram,
-        gro=listen.gro,
-    )
+def _tags(layout: Layout) -> list[tuple[bytes, bytes]]:
+    tags = layout.config.agent.tags if layout.config is not None else {}
+    return [(name.encode(), value.encode()) for name, value in sorted(tags.items())]
 
 
 def _reads_files(config: OutputConfig) -> bool:

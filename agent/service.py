@@ -19,6 +19,8 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from agent import __version__, log, systemd
 from agent.admin import CONTROL_SOCKET
 from agent.admin.server import Admin
@@ -306,6 +308,7 @@ class Service:
                         "dropped": one.dropped,
                         "kernel_drops": one.kernel_drops,
                     }
+                    | ({"aggregation": msgspec.to_builtins(one.aggregation)} if one.aggregation else {})
                     for one in ledger.listeners
                 },
                 "outputs": {

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from agent import __version__, _core
 from agent.admin.status import OutputState, Provider, ServiceStatus
-from agent.ledger import LaneAccount, Ledger, ListenerAccount, OutputAccount
+from agent.ledger import AggregationAccount, LaneAccount, Ledger, ListenerAccount, OutputAccount
 
 # (name, help, value). What is read of each listener, lane and output is a table, so that a name, its
 # meaning and its source stand in one line.
@@ -27,7 +27,8 @@ _LISTENER_COUNTERS: _Rows = (
     ("received_datagrams", "Datagrams read from the listener's sockets.", "datagrams"),
     ("received_bytes", "Bytes read from the listener's sockets.", "bytes"),
     ("received_metrics", "Metrics found in them, malformed ones included.", "received"),
-    ("accepted_metrics", "Metrics that at least one output's ring took.", "accepted"),
+    ("accepted_metrics", "Metrics that at least one output's ring or a table took.", "accepted"),
+    ("aggregated_metrics", "Accepted, and kept for the next tick instead of written.", "aggregated"),
     ("rewritten_metrics", "Accepted after their bytes were brought into the safe subset.", "rewritten"),
     ("clamped_metrics", "Accepted after an unsigned value was cut to the signed range.", "clamped"),
     ("kernel_dropped_datagrams", "Datagrams dropped by the kernel: its buffer was full.", "kernel_drops"),
@@ -36,6 +37,16 @@ _LISTENER_GAUGES: _Rows = (
     ("listener_sockets", "Sockets of the listener that are open.", "sockets"),
     ("listener_queue_bytes", "What the kernel holds in the receive buffers.", "queue_bytes"),
     ("listener_receive_buffer_bytes", "How much the receive buffers can hold.", "receive_buffer_bytes"),
+)
+_AGGREGATION_COUNTERS: _Rows = (
+    ("aggregation_samples", "Samples that were aggregated.", "samples"),
+    ("aggregation_points", "Points made of them at ticks.", "points"),
+    ("aggregation_dropped_points", "Points dropped at ticks: every ring was full.", "ring_full"),
+    ("aggregation_expired_series", "Series forgotten after a long silence.", "expired"),
+)
+_AGGREGATION_GAUGES: _Rows = (
+    ("aggregation_series", "Series in the listener's tables.", "series"),
+    ("aggregation_memory_bytes", "Memory of the listener's tables.", "bytes"),
 )
 _LANE_COUNTERS: _Rows = (
     ("lane_accepted_metrics", "Metrics accepted by the lane.", "accepted"),
@@ -141,6 +152,10 @@ def _ledger(ledger: Ledger) -> Iterator[Metric]:
             dropped.add_metric((listener.name, reason), listener.dropped.get(reason, 0))
     yield dropped
 
+    aggregations = [(one.name, one.aggregation) for one in ledger.listeners if one.aggregation is not None]
+    yield from _table(_counter, _AGGREGATION_COUNTERS, "listener", aggregations)
+    yield from _table(_gauge, _AGGREGATION_GAUGES, "listener", aggregations)
+
     lanes = [(str(lane.lane), lane) for lane in ledger.lanes]
     yield from _table(_counter, _LANE_COUNTERS, "lane", lanes)
     yield from _table(_gauge, _LANE_GAUGES, "lane", lanes)
@@ -162,7 +177,7 @@ def _ledger(ledger: Ledger) -> Iterator[Metric]:
     yield requests
 
 
-_Account = ListenerAccount | LaneAccount | OutputAccount
+_Account = ListenerAccount | AggregationAccount | LaneAccount | OutputAccount
 
 
 def _by_name(

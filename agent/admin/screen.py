@@ -26,6 +26,10 @@ def draw(status: Mapping[str, Any], console: Console) -> None:
     console.print()
     console.print(_listeners(status["listeners"]))
     console.print()
+    aggregating = [one for one in status["listeners"] if one["aggregation"] is not None]
+    if aggregating:
+        console.print(_aggregations(aggregating))
+        console.print()
     console.print(_outputs(status["outputs"]))
     for output in status["outputs"]:
         if output["last_error"] and output["state"] != "ok":
@@ -68,6 +72,23 @@ def _listeners(listeners: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
+def _aggregations(listeners: Iterable[Mapping[str, Any]]) -> Table:
+    columns = ("series", "memory", "samples", "points", "no room", "expired")
+    table = _table("Aggregated", "listener", *columns)
+    for one in listeners:
+        aggregation = one["aggregation"]
+        table.add_row(
+            escape(one["name"]),
+            _count(aggregation["series"]),
+            _size(aggregation["bytes"]),
+            _count(aggregation["samples"]),
+            _count(aggregation["points"]),
+            _loss(aggregation["ring_full"]),
+            _count(aggregation["expired"]),
+        )
+    return table
+
+
 def _outputs(outputs: Iterable[Mapping[str, Any]]) -> Table:
     columns = ("written", "delivered", "rejected", "waiting", "dropped", "missed", "why")
     table = _table("Delivered", "output", "state", *columns)
@@ -98,6 +119,10 @@ def _verdict(ledger: Mapping[str, Any]) -> str:
 
 def _count(number: int) -> str:
     return f"{number:,}"
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / (1 << 20):,.1f} MiB"
 
 
 def _loss(number: int) -> str:

@@ -65,7 +65,7 @@ class Service:
         )
 
     def ledger(self) -> ledger.Ledger:
-        output = OutputReading("influx", "influxdb", self.counters, {0: self.ring.stats()})
+        output = OutputReading("influx", "influxdb", self.counters, {"lane-0": self.ring.stats()})
         return ledger.read({0: (NAME, "udp://x")}, [self.lane.stats()], [output])
 
     def ready(self) -> list[str]:

@@ -272,7 +272,8 @@ def test_a_refused_reload_prints_the_reasons_and_exits_with_1(
 def test_the_line_to_try_reaches_the_listener(address: str, line: str) -> None:
     from agent.cli import _line_to_try
 
-    assert _line_to_try(address) == f"echo 'demo,host=me value=1' | {line}"
+    assert _line_to_try(address, "line") == f"echo 'demo,host=me value=1' | {line}"
+    assert _line_to_try(address, "statsd") == f"echo 'demo:1|c|#host:me' | {line}"
 
 
 def test_on_a_terminal_run_says_where_to_send_and_where_to_look(tmp_path: Path) -> None:

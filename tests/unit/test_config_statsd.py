@@ -41,14 +41,18 @@ DURATIONS = 'wanted a duration with its unit, such as "5m", or a table of them'
         ("percentiles = [true]", f"percentiles: got true in it; {PERCENTILES}"),
         ("percentiles = [90, 90.0]", "percentiles: has 90.0 twice; each makes a field of its own"),
         (f"percentiles = {list(range(1, 18))}", "percentiles: has 17 percentiles; at most 16 are allowed"),
-        ("relative_error = 0", "relative_error: got 0; wanted a number from 0.001 to 0.2"),
-        ("relative_error = nan", "relative_error: got nan; wanted a number from 0.001 to 0.2"),
-        ("relative_error = true", "relative_error: got true; wanted a number from 0.001 to 0.2"),
+        ("relative_error = 0", "relative_error: got 0; wanted a number from 0.0001 to 0.2"),
+        ("relative_error = nan", "relative_error: got nan; wanted a number from 0.0001 to 0.2"),
+        ("relative_error = true", "relative_error: got true; wanted a number from 0.0001 to 0.2"),
         ("expire = 5", f"expire: got 5; {DURATIONS}"),
         (
             'expire = { gague = "1m", set = 3, timing = "1ms" }',
             f'expire: unknown key "gague"; did you mean "gauge"?; set: got 3; {DURATIONS}; '
             'timing: got "1ms"; wanted a duration from 1s to 365d',
+        ),
+        (
+            'interval = "1s"\nexpire = { gauge = "1d" }',
+            "expire: 1d is longer than 65,000 intervals (65000s)",
         ),
         ("max_series = 0", "max_series: got 0; wanted a whole number from 1 to 100000000"),
         ('separator = ""', "separator: is empty; wanted 1 to 8 letters, digits, and any of _.-"),

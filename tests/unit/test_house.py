@@ -41,6 +41,8 @@ MODULES = (
     "agent.delivery",
     "agent.flusher",
     "agent.listeners",
+    "agent.aggregation",
+    "agent.door",
     "agent.route",
     "agent.pipeline",
     "agent.admin",

@@ -49,7 +49,7 @@ class Pipe:
 
     def read(self) -> Ledger:
         outputs = [
-            OutputReading(name, "null", counters, {0: ring.stats()})
+            OutputReading(name, "null", counters, {"lane-0": ring.stats()})
             for name, counters, ring in zip(("roomy", "tight"), self.counters, self.rings, strict=True)
         ]
         return ledger.read({3: ("door", "udp://127.0.0.1:8089")}, [self.lane.stats()], outputs)
@@ -126,7 +126,7 @@ def edited(pipe: Pipe, **changes: int) -> list[str]:
     for name, change in changes.items():
         kind, _, key = name.partition("_")
         {"lane": stats, "listener": stats["listeners"][3], "ring": ring}[kind][key] += change
-    output = OutputReading("o", "null", Counters(), {0: ring})
+    output = OutputReading("o", "null", Counters(), {"lane-0": ring})
     return ledger.read({3: ("door", "")}, [stats], [output]).balance()
 
 
@@ -135,7 +135,7 @@ def edited(pipe: Pipe, **changes: int) -> list[str]:
     [
         ({"listener_received": 1}, "listener door, lane 0: 3 received, but 2 accepted + 0 dropped"),
         ({"lane_accepted": -1}, "lane 0: 1 accepted, but 2 by its listeners"),
-        ({"ring_missed": 1}, "output o, ring of lane 0: 2 accepted, but 2 written + 1 missed"),
+        ({"ring_missed": 1}, "output o, ring of lane-0: 2 accepted, but 2 written + 1 missed"),
         ({"ring_waiting": -2}, "output o: 2 written, but 0 delivered + 0 rejected + 0 waiting + 0 dropped"),
     ],
 )
@@ -148,12 +148,22 @@ def test_each_law_is_checked(pipe: Pipe, changes: dict[str, int], problem: str) 
 def test_lanes_and_rings_are_added_up_by_listener_and_output(pipe: Pipe) -> None:
     pipe.send(b"m v=1\nbroken")
     one, ring = pipe.lane.stats(), pipe.rings[0].stats()
-    output = OutputReading("o", "null", Counters(), {0: ring, 1: ring})
+    output = OutputReading("o", "null", Counters(), {"lane-0": ring, "lane-1": ring})
     read = ledger.read({3: ("door", "")}, [one, one], [output])
     assert read.balance() == []
     (door,), (total,) = read.listeners, read.outputs
     assert (door.received, door.accepted, sum(door.dropped.values())) == (4, 2, 2)
     assert (total.written, total.waiting, len(total.rings)) == (2, 2, 2)
+
+
+def test_what_was_aggregated_stands_beside_the_listener(pipe: Pipe) -> None:
+    stats: Any = {"series": 1, "samples": 2, "points": 3, "ring_full": 4, "expired": 5, "bytes": 6}
+    lanes = [pipe.lane.stats()]
+    with_it = ledger.read({3: ("door", "")}, lanes, [], {3: stats})
+    assert with_it.listeners[0].aggregation == ledger.AggregationAccount(**stats)
+    # Points are other metrics than the samples that they stand for: no law puts them beside each other.
+    assert with_it.balance() == []
+    assert ledger.read({3: ("door", "")}, lanes, []).listeners[0].aggregation is None
 
 
 def test_a_listener_without_a_name_is_shown_by_its_number(pipe: Pipe) -> None:
@@ -165,7 +175,7 @@ def test_a_listener_without_a_name_is_shown_by_its_number(pipe: Pipe) -> None:
 def unbalanced(written: int) -> Ledger:
     ring: Any = dict.fromkeys(ledger.RingAccount.__struct_fields__, 0)
     ring |= {"accepted": written, "written": written}
-    return ledger.read({}, [], [OutputReading("o", "null", Counters(), {0: ring})])
+    return ledger.read({}, [], [OutputReading("o", "null", Counters(), {"lane-0": ring})])
 
 
 def test_settle_waits_for_what_is_under_way() -> None:

@@ -7,13 +7,13 @@ from typing import Any, cast
 
 import pytest
 
-from agent import pipeline, route
+from agent import route
 from agent._core import Ring
 from agent.config import FileOutput, Flush, Listen, NullOutput
 from agent.delivery import Counters
+from agent.door import LISTENERS_MAX, number_listeners
 from agent.outputs.base import Output
 from agent.outputs.null import NullSink
-from agent.pipeline import LISTENERS_MAX
 from agent.route import Accounts, Route, Tally, slot_limits
 
 
@@ -22,30 +22,30 @@ def listens(*names: str) -> list[Listen]:
 
 
 def test_a_listener_keeps_its_number_and_nobody_else_gets_it() -> None:
-    first = pipeline._number(listens("a", "b"), {})
+    first = number_listeners(listens("a", "b"), {})
     assert {name: number for number, (name, _) in first.items()} == {"a": 0, "b": 1}
-    second = pipeline._number(listens("c", "b"), dict(first))
+    second = number_listeners(listens("c", "b"), dict(first))
     # "a" has gone, but its counters stay in the ledger under its name.
     assert {name: number for number, (name, _) in second.items()} == {"a": 0, "b": 1, "c": 2}
-    third = pipeline._number(listens("a"), dict(second))
+    third = number_listeners(listens("a"), dict(second))
     assert third == second
 
 
 def test_a_moved_listener_keeps_its_number() -> None:
-    first = pipeline._number([Listen(address="udp://127.0.0.1:1", name="a")], {})
-    second = pipeline._number([Listen(address="udp://127.0.0.1:2", name="a")], first)
+    first = number_listeners([Listen(address="udp://127.0.0.1:1", name="a")], {})
+    second = number_listeners([Listen(address="udp://127.0.0.1:2", name="a")], first)
     assert second == {0: ("a", "udp://127.0.0.1:2")}
 
 
 def test_numbers_are_given_on_once_all_have_been_used() -> None:
     names: dict[int, tuple[str, str]] = {}
     for at in range(LISTENERS_MAX * 3):
-        names = pipeline._number(listens("stays", f"n{at}"), names)
+        names = number_listeners(listens("stays", f"n{at}"), names)
         assert len(names) <= LISTENERS_MAX
         numbers = {name: number for number, (name, _) in names.items()}
         assert numbers["stays"] == 0
         assert 0 < numbers[f"n{at}"] < LISTENERS_MAX
-    full = pipeline._number(listens(*(f"x{at}" for at in range(LISTENERS_MAX))), names)
+    full = number_listeners(listens(*(f"x{at}" for at in range(LISTENERS_MAX))), names)
     assert sorted(full) == list(range(LISTENERS_MAX))
 
 
@@ -89,6 +89,35 @@ def test_rings_of_one_name_do_not_get_into_each_others_way(tmp_path: Path) -> No
             one.drain(0.0)
             one.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tick_ring_is_one_more_ring_of_the_route(tmp_path: Path) -> None:
+    first = open_route(tmp_path, lanes=1)
+    second = first.with_tick(Flush(), tmp_path)
+    try:
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["out.0.ring", "out.tick.ring"]
+        assert (list(first.writers), list(second.writers)) == (["lane-0"], ["lane-0", "tick"])
+        second.settle(Flush())
+        assert second.tick is not None and second.tick.put(b"m v=1 1\n")
+        second.drain(float("inf"))
+        accounts = Accounts()
+        accounts.close(second)
+        [reading] = accounts.readings([])
+        assert {name: ring["written"] for name, ring in reading.rings.items()} == {"lane-0": 0, "tick": 1}
+        assert reading.counters.delivered == 1
+    finally:
+        second.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tick_ring_that_is_not_wanted_after_all_goes(tmp_path: Path) -> None:
+    route = open_route(tmp_path, lanes=1)
+    try:
+        route.with_tick(Flush(), tmp_path).close_tick()
+        assert [file.name for file in tmp_path.iterdir()] == ["out.0.ring"]
+    finally:
+        route.drain(0.0)
+        route.close()
 
 
 def test_a_route_that_cannot_be_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,13 +165,17 @@ def test_what_ended_stays_in_the_accounts_beside_what_runs(tmp_path: Path) -> No
             accounts.close(one)
         [reading] = accounts.readings([running])
         assert reading.name == "out"
-        assert reading.rings[0]["written"] == 5
+        assert reading.rings["lane-0"]["written"] == 5
         # Space is that of the rings that are there.
-        assert reading.rings[0]["capacity_bytes"] == running.rings[0].capacity
+        assert reading.rings["lane-0"]["capacity_bytes"] == running.rings[0].capacity
         [alone] = accounts.readings([])
-        assert (alone.counters.delivered, alone.rings[0]["written"], alone.rings[0]["waiting"]) == (3, 3, 0)
+        assert (
+            alone.counters.delivered,
+            alone.rings["lane-0"]["written"],
+            alone.rings["lane-0"]["waiting"],
+        ) == (3, 3, 0)
         # Reading does not add anything to the accounts.
-        assert [one.rings[0]["written"] for one in accounts.readings([])] == [3]
+        assert [one.rings["lane-0"]["written"] for one in accounts.readings([])] == [3]
     finally:
         running.drain(0.0)
         for one in (ended, running, unused):
