@@ -210,8 +210,8 @@ class Lane:
 class Aggregator:
     """What the lanes have aggregated of one StatsD listener since the last tick: a table for each lane.
 
-    *expire* says for each type (counter, gauge, set, timing, histogram, distribution) after how many seconds of
-    silence a series is forgotten; it is counted in ticks of *interval* seconds. Raises ValueError.
+    *expire* says for each type (counter, gauge, set, timing, histogram, distribution) after how many seconds
+    of silence a series is forgotten; it is counted in ticks of *interval* seconds. Raises ValueError.
     """
 
     def __init__(
@@ -259,7 +259,11 @@ class Aggregator:
         The caller is the only writer of *rings*, one thread at a time. The GIL is released meanwhile. A ring
         that is full is waited for, *patience* seconds in all; what does not fit then is counted.
         """
-    def stats(self) -> AggregateStats: ...
+    def stats(self) -> AggregateStats:
+        """Live series, samples aggregated, points written, points that no ring took, series forgotten.
+
+        *bytes* is the memory of the tables, and of the sketches and sets as it was at the last tick.
+        """
 
 def read_statsd(
     data: Buffer,

@@ -1,6 +1,8 @@
 # What a StatsD listener aggregates: a table for each lane, and the tick that turns them into points.
 
-cdef dict DIALECTS = {"none": 0, "dogstatsd": 1, "influxdb": 2, "librato": 4, "signalfx": 8, "auto": DIALECT_AUTO}
+cdef dict DIALECTS = {
+    "none": 0, "dogstatsd": 1, "influxdb": 2, "librato": 4, "signalfx": 8, "auto": DIALECT_AUTO,
+}
 
 # So many series are removed from a table between two bursts: about 0.2 ms.
 cdef uint32_t FORGET_AT_ONCE = 512
@@ -11,8 +13,8 @@ cdef class Settings:
     """Settings in the form that lanes read; immutable, kept alive as long as a lane may look at them."""
     cdef aggregate_settings_t *settings     # owned
 
-    def __cinit__(self, percentiles, double relative_error, bint gauge_deltas, bint reset_gauges, expire, double interval,
-                  str separator, str dialect):
+    def __cinit__(self, percentiles, double relative_error, bint gauge_deltas, bint reset_gauges, expire,
+                  double interval, str separator, str dialect):
         cdef uint32_t i
         self.settings = <aggregate_settings_t *>alloc_aligned(sizeof(aggregate_settings_t))
         if not 1e-4 <= relative_error <= 0.2:
@@ -35,7 +37,8 @@ cdef class Settings:
             self.settings.separator[i] = text[i]
         for i in range(<uint32_t>SERIES_TYPES):
             seconds = float(expire[statsd_type_names[i].decode()])
-            self.settings.expire_ticks[i] = <uint32_t>max(1, min(65000, int(-(-seconds // interval))))
+            ticks = max(1, min(65000, int(-(-seconds // interval))))
+            self.settings.expire_ticks[i] = <uint32_t>ticks
         self.settings.percentile_count = <uint32_t>len(percentiles)
         for i, p in enumerate(percentiles):
             self.settings.percentiles[i] = p
@@ -44,8 +47,8 @@ cdef class Settings:
         free(self.settings)
 
 
-cdef str SEPARATOR_BYTES = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-;"
-cdef dict EXPIRE = {name: 300.0 for name in ("counter", "gauge", "set", "timing", "histogram", "distribution")}
+cdef str SEPARATOR_BYTES = ascii_letters + digits + "_.-;"
+cdef dict EXPIRE = dict.fromkeys(("counter", "gauge", "set", "timing", "histogram", "distribution"), 300.0)
 
 
 @cython.final
@@ -59,19 +62,20 @@ cdef class Aggregator:
     cdef list former                    # settings that a lane may still look at
     cdef object ticking
     cdef str separator, dialect
-    cdef uint64_t points, ring_full, expired
+    cdef uint64_t points, ring_full, expired, value_bytes
 
     def __cinit__(self, uint32_t lanes, *, percentiles=(90.0,), relative_error=0.01, gauge_deltas=True,
-                  reset_gauges=False, expire=EXPIRE, interval=10.0, uint32_t max_series=1000000, separator="_",
-                  dialect="auto"):
+                  reset_gauges=False, expire=EXPIRE, interval=10.0, uint32_t max_series=1000000,
+                  separator="_", dialect="auto"):
         cdef uint32_t i
-        cdef uint64_t seed = <uint64_t>clock_ns(CLOCK_REALTIME) * <uint64_t>0x9E3779B97F4A7C15 ^ <uint64_t><size_t><void *>self
+        cdef uint64_t seed = <uint64_t>clock_ns(CLOCK_REALTIME) * <uint64_t>0x9E3779B97F4A7C15
+        seed ^= <uint64_t><size_t><void *>self
         if not 1 <= lanes <= 64:
             raise ValueError(f"{lanes} lanes; there are 1 to 64")
         if not 1 <= max_series <= 100000000:
             raise ValueError(f"max_series is {max_series}; it is from 1 to 100,000,000")
-        self.now = self.coming = Settings(percentiles, relative_error, gauge_deltas, reset_gauges, expire, interval,
-                                          separator, dialect)
+        self.now = self.coming = Settings(percentiles, relative_error, gauge_deltas, reset_gauges, expire,
+                                          interval, separator, dialect)
         self.separator, self.dialect = separator, dialect
         self.former = []
         self.ticking = Lock()
@@ -121,7 +125,8 @@ cdef class Aggregator:
                   expire=EXPIRE, interval=10.0, separator="_", dialect="auto"):
         if (separator, dialect) != (self.separator, self.dialect):
             raise ValueError("separator and dialect take a new aggregator: they decide what is one series")
-        self.coming = Settings(percentiles, relative_error, gauge_deltas, reset_gauges, expire, interval, separator, dialect)
+        self.coming = Settings(percentiles, relative_error, gauge_deltas, reset_gauges, expire, interval,
+                               separator, dialect)
 
     def tick(self, lanes, rings, int64_t at_ns, *, tags=(), double patience=0.0):
         with self.ticking:
@@ -161,7 +166,7 @@ cdef class Aggregator:
             k.writer = self.writer
             k.at_ns = at_ns
             k.patience_ns = clock_ns(CLOCK_MONOTONIC) + <int64_t>(patience * 1e9)
-            k.points = k.ring_full = 0
+            k.points = k.ring_full = k.value_bytes = 0
             with nogil:
                 fine = ticker_run(k)
             self.former.remove(before)
@@ -181,6 +186,7 @@ cdef class Aggregator:
                         break
             self.points += k.points
             self.ring_full += k.ring_full
+            self.value_bytes = 2 * k.value_bytes    # one for each epoch
             if not fine:
                 raise MemoryError()
             return k.points
@@ -193,20 +199,20 @@ cdef class Aggregator:
         for i in range(self.lanes):
             series += self.tables[i].table.live
             samples += counter_get(&self.tables[i].samples)
-            size += aggregate_bytes(self.tables[i])
+            size += self.tables[i].table.bytes
         return {
             "series": series,
             "samples": samples,
             "points": self.points,
             "ring_full": self.ring_full,
             "expired": self.expired,
-            "bytes": size,
+            "bytes": size + self.value_bytes,
         }
 
 
-def read_statsd(const uint8_t[::1] data not None, Aggregator aggregator not None, *, object tags=(), int64_t now_ns=0,
-                uint32_t line_bytes_max=65536):
-    """Read one datagram into the first table of *aggregator* as a lane does. For tests, tools and benchmarks."""
+def read_statsd(const uint8_t[::1] data not None, Aggregator aggregator not None, *, object tags=(),
+                int64_t now_ns=0, uint32_t line_bytes_max=65536):
+    """Read one datagram into the first table of *aggregator* as a lane does. For tests and tools."""
     cdef uint32_t n = <uint32_t>data.shape[0]
     cdef line_tags_t *extra = tags_of(tags)
     cdef line_reader_t *reader = NULL
@@ -254,7 +260,8 @@ def read_statsd(const uint8_t[::1] data not None, Aggregator aggregator not None
     }
 
 
-def bench_statsd(const uint8_t[::1] data not None, uint32_t datagram_bytes, double seconds, Aggregator aggregator not None):
+def bench_statsd(const uint8_t[::1] data not None, uint32_t datagram_bytes, double seconds,
+                 Aggregator aggregator not None):
     """Read *data*, cut into datagrams at line ends, 64 datagrams a burst, again and again without the GIL."""
     cdef uint64_t n = data.shape[0], at, end
     cdef line_counts_t counts
@@ -296,4 +303,5 @@ def bench_statsd(const uint8_t[::1] data not None, uint32_t datagram_bytes, doub
         free(text)
         line_reader_close(reader)
         free(reader)
-    return {"samples": counts.received, "accepted": counts.accepted, "ns": now - start, "cpu_ns": cpu, "passes": passes}
+    return {"samples": counts.received, "accepted": counts.accepted, "ns": now - start, "cpu_ns": cpu,
+            "passes": passes}

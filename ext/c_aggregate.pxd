@@ -66,11 +66,10 @@ cdef extern from "ticker.h" nogil:
         int64_t patience_ns
         uint64_t points
         uint64_t ring_full
-        uint64_t expired
+        uint64_t value_bytes
 
     bint series_open(series_table_t *t, uint32_t room_max, uint64_t seed) noexcept
     void series_close(series_table_t *t) noexcept
     bint ticker_run(ticker_t *k) noexcept
     void statsd_read(statsd_reader_t *s, uint8_t *text, uint32_t n, line_counts_t *counts) noexcept
     void statsd_done(statsd_reader_t *s, line_counts_t *counts) noexcept
-    uint64_t aggregate_bytes(const aggregate_t *a) noexcept

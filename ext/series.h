@@ -294,7 +294,7 @@ static inline uint32_t series_add(series_table_t *t, uint64_t hash, uint8_t kind
         return SERIES_NONE;
     uint32_t id = t->held ? SERIES_NONE : t->free_first, bytes = name_length + tags_length;
     uint8_t *far = NULL;
-    if (bytes > SERIES_NEAR && (far = malloc(bytes + SERIES_BEHIND)) == NULL)
+    if (bytes > SERIES_NEAR && (far = malloc(bytes)) == NULL)
         return SERIES_NONE;
     if (id != SERIES_NONE) {
         t->free_first = series_at(t, id)->value[0].primary;
@@ -319,7 +319,7 @@ static inline uint32_t series_add(series_table_t *t, uint64_t hash, uint8_t kind
     uint8_t *key = s->key.near;
     if (far) {
         s->key.far = key = far;
-        t->bytes += bytes + SERIES_BEHIND;
+        t->bytes += bytes;
     }
     memcpy(key, name, name_length);
     memcpy(key + name_length, tags, tags_length);
@@ -333,12 +333,16 @@ static inline void series_remove(series_table_t *t, uint32_t id, uint32_t canoni
 {
     series_t *s = series_at(t, id);
     const uint8_t *key = series_key(s);
+    uint8_t copy[SERIES_KEY_MAX + SERIES_BEHIND]; /* series_mix reads behind the key */
+    memcpy(copy, key, (uint32_t)s->name_length + s->tags_length);
+    memset(copy + (uint32_t)s->name_length + s->tags_length, 0, SERIES_BEHIND);
+    key = copy;
     uint64_t hash = series_hash(t, s->kind & SERIES_TYPE, key, s->name_length, key + s->name_length, s->tags_length);
     series_index_remove(&t->raw, (uint32_t)(hash >> 32), id + 1);
     if (!(s->kind & SERIES_ALIAS))
         series_index_remove(&t->canonical, canonical_tag, id + 1);
     if ((uint32_t)s->name_length + s->tags_length > SERIES_NEAR) {
-        t->bytes -= (uint32_t)s->name_length + s->tags_length + SERIES_BEHIND;
+        t->bytes -= (uint32_t)s->name_length + s->tags_length;
         free(s->key.far);
     }
     *(s->kind & SERIES_ALIAS ? &t->aliases : &t->live) -= 1;

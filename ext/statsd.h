@@ -170,7 +170,7 @@ static inline bool statsd_items_part(statsd_items_t *items, const uint8_t *p, ui
     while (p < end) {
         const uint8_t *comma = memchr(p, ',', (size_t)(end - p)), *stop = comma ? comma : end;
         p += p < stop && *p == '#';
-        const uint8_t *colon = memchr(p, ':', (size_t)(stop - p)), *key_end = colon ? colon : stop;
+        const uint8_t *colon = memchr(p, ':', (uint32_t)(stop - p)), *key_end = colon ? colon : stop;
         if (key_end > p) {
             if (++items->seen > STATSD_ITEMS_MAX)
                 return false;

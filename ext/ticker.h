@@ -41,7 +41,8 @@ typedef struct {
     line_reader_t *writer; /* borrowed: the agent's tags, and room to put them together */
     int64_t at_ns;
     int64_t patience_ns; /* monotonic: until when a full ring is waited for */
-    uint64_t points, ring_full, expired;
+    uint64_t points, ring_full;
+    uint64_t value_bytes; /* of the sketches and sets that were in use */
     uint8_t work[STATSD_WORK_BYTES];
     uint8_t key[SERIES_KEY_MAX + PORT_PADDING];
     uint8_t text[AGGREGATE_TEXT_MAX + PORT_PADDING];
@@ -257,10 +258,14 @@ static inline void ticker_group(ticker_t *k, const ticker_ref_t *refs, uint32_t 
             s->base = sum.base;
             s->marks = k->settings->reset_gauges ? s->marks & ~SERIES_BASED : s->marks | SERIES_BASED;
         }
-        if (type == SERIES_SET && s->value[lane->epoch].set.members)
+        if (type == SERIES_SET && s->value[lane->epoch].set.members) {
+            k->value_bytes += members_bytes(s->value[lane->epoch].set.members);
             members_reset(s->value[lane->epoch].set.members);
-        if (type >= SERIES_TIMING && s->value[lane->epoch].timing.sketch)
+        }
+        if (type >= SERIES_TIMING && s->value[lane->epoch].timing.sketch) {
+            k->value_bytes += sketch_bytes(s->value[lane->epoch].timing.sketch);
             sketch_reset(s->value[lane->epoch].timing.sketch);
+        }
         bool over = s->quiet >= k->settings->expire_ticks[type] || (type == SERIES_GAUGE && k->settings->reset_gauges && s->quiet > 0);
         if (over && !(s->marks & SERIES_NAMED))
             ticker_forget(k, lane, refs[i].id);
@@ -374,12 +379,6 @@ static inline uint32_t ticker_remove(aggregate_t *a, const uint32_t *ids, const 
         removed++;
     }
     return removed;
-}
-
-/* Memory of one lane's table, its sketches and sets included as far as they are seen from outside. */
-static inline uint64_t aggregate_bytes(const aggregate_t *a)
-{
-    return a->table.bytes;
 }
 
 #endif

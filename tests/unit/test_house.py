@@ -70,6 +70,13 @@ HEADERS = (
     "line_fast.h",
     "line_general.h",
     "line_reader.h",
+    "sketch.h",
+    "members.h",
+    "series.h",
+    "aggregate.h",
+    "statsd.h",
+    "statsd_reader.h",
+    "ticker.h",
     "lane.h",
 )
 
