@@ -119,6 +119,7 @@ class Lines(NamedTuple):
     time_ns: int = 1_700_000_000_000_000_000
     step_ns: int = 1_000_000
     no_timestamps: bool = False
+    scatter: bool = False
 
     @property
     def options(self) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """Ten million samples of known content through four lanes: every count, quantile and set against numpy.
 
 The samples are lines of one length, made and summed up by numpy in phases. Four lanes in their threads share
-a UDP port; a window keeps the kernel from dropping anything. Between the phases a tick empties the tables, and
-all that it sent is compared. During one phase ticks run while samples come in: nobody knows which tick a sample
-falls into then, so what is compared is the sum of all ticks. Settings change in the middle of a phase, and series
-go silent, are forgotten, and come back.
+a UDP port; a window keeps the kernel from dropping anything. Between the phases a tick empties the tables,
+and all that it sent is compared. During one phase ticks run while samples come in: nobody knows which tick a
+sample falls into then, so what is compared is the sum of all ticks. Settings change in the middle of a phase,
+and series go silent, are forgotten, and come back.
 """
 
 import math
@@ -218,7 +218,7 @@ class Server:
         for lane in self.lanes:
             counted = lane.stats()["listeners"][0]
             for key in ("received", "accepted", "aggregated", "kernel_drops", "datagrams", "bytes"):
-                total[key] += counted[key]  # type: ignore[literal-required]
+                total[key] += counted[key]
             total["dropped"] += sum(counted["dropped"].values())
         return total
 

@@ -9,6 +9,15 @@
  *
  * Without timestamps a tag of the same length takes their place. The values look random, so that gzip
  * finds about what it finds in real metrics.
+ *
+ * Two more are for StatsD, and have neither id nor time: counters, so that the sum of all that arrived is the
+ * number of lines, and timings whose values spread as those of a service do.
+ *
+ *    25  web.requests.h000007:1|c\n
+ *    24  ms.h000007:00096.123|ms\n
+ *
+ * Series come in turn, or scattered: each line's is then drawn by its number, so that a table of them is
+ * walked in another order than it was filled in.
  */
 #ifndef PENSTOCK_BENCH_LINES_H
 #define PENSTOCK_BENCH_LINES_H
@@ -27,6 +36,7 @@ typedef struct {
     unsigned value;        /* offset of two digits, a point and then more: 0 = none */
     unsigned value_digits; /* behind the point: 4 or 6 */
     unsigned value2;       /* the same for the second value: 0 = none */
+    unsigned spread;       /* offset of five digits, a point and three: 0 = none */
     unsigned time;         /* offset of 19 digits: 0 = none */
 } lines_shape_t;
 
@@ -34,6 +44,7 @@ typedef struct {
     lines_shape_t shape;
     uint64_t series;
     uint64_t time_ns, step_ns;
+    bool scatter;
 } lines_t;
 
 static inline char *lines_pair(char *out, uint64_t value)
@@ -61,6 +72,23 @@ static inline void lines_value(char *out, uint64_t random, int digits)
     lines_digits(out + 3, (random >> 16 & 0xffff) * 1000003 % (digits == 4 ? 10000 : 1000000), digits);
 }
 
+/* From 1.000 to 8187.904, half of them below 100, by a well-mixed number, whose lowest twelve bits are coins. */
+static inline void lines_spread(char *out, uint64_t random)
+{
+    uint64_t thousandths = (1000 + (random >> 12) % 1000) << __builtin_popcountll(random & 0xfff);
+    out[0] = '0';
+    lines_digits(out + 1, thousandths / 1000, 4);
+    out[6] = (char)('0' + thousandths / 100 % 10);
+    lines_digits(out + 7, thousandths % 100, 2);
+}
+
+/* One of *series*, by a well-mixed number; other bits of it than the values show. */
+static inline uint64_t lines_scattered(uint64_t random, uint64_t series)
+{
+    random = (random ^ random >> 32) * 0x94d049bb133111ebull;
+    return (random >> 32) * series >> 32;
+}
+
 /* Where *mark* stands in *text*, plus its length; 0 if nowhere. */
 static inline unsigned lines_behind(const char *text, const char *mark)
 {
@@ -68,9 +96,9 @@ static inline unsigned lines_behind(const char *text, const char *mark)
     return found ? (unsigned)(found - text) + (unsigned)strlen(mark) : 0;
 }
 
-/* Lines of *bytes* bytes (64 or 117), over *series* different series. */
+/* Lines of *bytes* bytes (24, 25, 64 or 117), over *series* different series. */
 MAYBE_UNUSED static lines_t lines_make(unsigned bytes, bool timestamps, uint64_t series, uint64_t time_ns,
-                                       uint64_t step_ns)
+                                       uint64_t step_ns, bool scatter)
 {
     const char *text;
     if (bytes == 117)
@@ -81,18 +109,24 @@ MAYBE_UNUSED static lines_t lines_make(unsigned bytes, bool timestamps, uint64_t
     else if (bytes == 64)
         text = timestamps ? "load1,host=h000000 id=0000000000i,a=00.0000 0000000000000000000\n"
                           : "load1,host=h000000,zone=eu-west-1-az-b id=0000000000i,a=00.0000\n";
+    else if (bytes == 25)
+        text = "web.requests.h000000:1|c\n";
+    else if (bytes == 24)
+        text = "ms.h000000:00000.000|ms\n";
     else
-        tool_usage("lines are of 64 or 117 bytes", NULL);
-    lines_t lines = {.series = series, .time_ns = time_ns, .step_ns = step_ns};
+        tool_usage("lines are of 24, 25, 64 or 117 bytes", NULL);
+    const bool statsd = bytes < 64;
+    lines_t lines = {.series = series, .time_ns = time_ns, .step_ns = step_ns, .scatter = scatter};
     lines.shape = (lines_shape_t){
         .text = text,
         .bytes = (unsigned)strlen(text),
-        .host = lines_behind(text, "host=h"),
+        .host = lines_behind(text, statsd ? ".h" : "host=h"),
         .id = lines_behind(text, "id="),
-        .value = lines_behind(text, bytes == 117 ? "usage_user=" : ",a="),
+        .value = statsd ? 0 : lines_behind(text, bytes == 117 ? "usage_user=" : ",a="),
         .value_digits = bytes == 117 ? 6 : 4,
         .value2 = lines_behind(text, "usage_system="),
-        .time = timestamps ? lines_behind(text, bytes == 117 ? "0i " : ".0000 ") : 0,
+        .spread = bytes == 24 ? lines_behind(text, ":") : 0,
+        .time = timestamps && !statsd ? lines_behind(text, bytes == 117 ? "0i " : ".0000 ") : 0,
     };
     if (lines.shape.bytes != bytes)
         tool_die("a line of %u bytes has %u", bytes, lines.shape.bytes);
@@ -104,11 +138,16 @@ static inline void lines_put(const lines_t *lines, char *out, uint64_t number)
 {
     const lines_shape_t *shape = &lines->shape;
     memcpy(out, shape->text, shape->bytes);
-    lines_digits(out + shape->host, number % lines->series, 6);
-    lines_digits(out + shape->id, LINES_FIRST_ID + number, 10);
     uint64_t random = (number + 1) * 0x9e3779b97f4a7c15ull;
     random = (random ^ random >> 29) * 0xbf58476d1ce4e5b9ull;
-    lines_value(out + shape->value, random >> 32, (int)shape->value_digits);
+    uint64_t series = lines->scatter ? lines_scattered(random, lines->series) : number % lines->series;
+    lines_digits(out + shape->host, series, 6);
+    if (shape->id)
+        lines_digits(out + shape->id, LINES_FIRST_ID + number, 10);
+    if (shape->value)
+        lines_value(out + shape->value, random >> 32, (int)shape->value_digits);
+    if (shape->spread)
+        lines_spread(out + shape->spread, random);
     if (shape->value2)
         lines_value(out + shape->value2, random & 0xffffffff, 6);
     if (shape->time) {

@@ -3,10 +3,10 @@
  *   --to HOST:PORT     numeric address (needed); or --to unix:PATH for a unixgram socket
  *   --count N          datagrams to send; or --seconds S; needed is one of them, whichever comes first ends it
  *   --rate N           datagrams a second, paced smoothly (0: as fast as possible)
- *   --shape 64|117     bytes of a line (117)
+ *   --shape N          bytes of a line: 64 or 117 (117), 25 StatsD counters, 24 StatsD timings
  *   --pack N           whole lines up to N bytes in each datagram (0: one line in each)
  *   --no-timestamps    leave the time to the receiver
- *   --series N         different series (100)
+ *   --series N         different series (100); --scatter draws them instead of taking turns
  *   --time-ns N        time of the first line; --step-ns N between two lines
  *   --segment          UDP_SEGMENT: the kernel cuts one send into equal datagrams; else plain sendmmsg
  *   --burst N          datagrams of one call at most (0: as many as the kernel takes)
@@ -68,12 +68,13 @@ static settings_t settings_read(int argc, char **argv)
     settings_t settings = {.flows = 1};
     uint64_t series = 100, time_ns = LINES_TIME_NS, step_ns = LINES_STEP_NS;
     unsigned shape = 117;
-    bool timestamps = true;
+    bool timestamps = true, scatter = false;
     static const struct option options[] = {
         {"to", 1, 0, 'a'},      {"count", 1, 0, 'c'},   {"seconds", 1, 0, 'd'},       {"rate", 1, 0, 'r'},
         {"shape", 1, 0, 's'},   {"pack", 1, 0, 'k'},    {"no-timestamps", 0, 0, 'T'}, {"series", 1, 0, 'S'},
         {"time-ns", 1, 0, 't'}, {"step-ns", 1, 0, 'p'}, {"segment", 0, 0, 'g'},       {"burst", 1, 0, 'b'},
-        {"flow", 1, 0, 'f'},    {"unconnected", 0, 0, 'u'}, {0, 0, 0, 0},
+        {"flow", 1, 0, 'f'},    {"unconnected", 0, 0, 'u'}, {"scatter", 0, 0, 'x'},
+        {0, 0, 0, 0},
     };
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;)
         switch (option) {
@@ -92,9 +93,10 @@ static settings_t settings_read(int argc, char **argv)
         case 'c': settings.count = tool_number("--count", optarg, 1, 1ull << 33); break;
         case 'd': settings.duration_ns = tool_seconds("--seconds", optarg); break;
         case 'r': settings.rate = tool_number("--rate", optarg, 0, 100000000); break;
-        case 's': shape = (unsigned)tool_number("--shape", optarg, 64, 117); break;
+        case 's': shape = (unsigned)tool_number("--shape", optarg, 24, 117); break;
         case 'k': settings.pack = (unsigned)tool_number("--pack", optarg, 0, DATAGRAM_BYTES_MAX); break;
         case 'T': timestamps = false; break;
+        case 'x': scatter = true; break;
         case 'S': series = tool_number("--series", optarg, 1, 1000000); break;
         case 't': time_ns = tool_number("--time-ns", optarg, 0, 1ull << 62); break;
         case 'p': step_ns = tool_number("--step-ns", optarg, 0, NS_PER_S); break;
@@ -114,7 +116,7 @@ static settings_t settings_read(int argc, char **argv)
         settings.count = UINT64_MAX;
     if (!settings.duration_ns)
         settings.duration_ns = UINT64_MAX;
-    settings.lines = lines_make(shape, timestamps, series, time_ns, step_ns);
+    settings.lines = lines_make(shape, timestamps, series, time_ns, step_ns, scatter);
     return settings;
 }
 

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 
 from tests.bench.harness import Run
-from tests.bench.scenarios import databases, flush, footprint, functions, lane, packed, reader
+from tests.bench.scenarios import databases, flush, footprint, functions, lane, packed, reader, statsd
 
 SCENARIOS: dict[str, Callable[[Run], None]] = {
     "reader": reader.measure,
     "functions": functions.measure,
     "lane": lane.measure,
     "packed": packed.measure,
+    "statsd": statsd.measure,
     "influxdb": databases.measure_influxdb,
     "victoriametrics": databases.measure_victoriametrics,
     "flush": flush.measure,
