@@ -20,7 +20,11 @@
 #include "members.h"
 #include "sketch.h"
 
+#ifdef PENSTOCK_TEST
+#define SERIES_CHUNK 64u /* so that tests have many */
+#else
 #define SERIES_CHUNK 16384u
+#endif
 #define SERIES_NEAR 24u /* bytes of a key that are kept in the series itself */
 #define SERIES_KEY_MAX 65535u /* raw bytes of a key */
 #define SERIES_NONE UINT32_MAX
