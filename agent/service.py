@@ -90,8 +90,12 @@ class Service:
         """Read the configuration again and put it to work, or say why not.
 
         Reloads run one after the other. All who ask while one is running share the next one, since the
-        running one may have read the file before it was changed.
+        running one may have read the file before it was changed. An agent that stops refuses at once:
+        draining may take long, and nothing is left to be changed behind it.
         """
+        if self._stop.is_set():
+            logger.warning("asked to reload while stopping: nothing is changed")
+            return ReloadOutcome(time=time.time(), problems=("the agent is stopping",))
         if self._reload_queued is None:
             self._reload_queued = asyncio.create_task(self._reload_in_turn())
         return await asyncio.shield(self._reload_queued)
