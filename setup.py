@@ -43,23 +43,24 @@ core = Extension(
 
 # A performance hint names a leaf that checks for Python errors, or takes the GIL, by mistake: 35 ns a call.
 said = io.StringIO()
-with contextlib.redirect_stderr(said):
-    modules = cythonize(
-        [core],
-        build_dir="build/cython",
-        language_level=3,
-        include_path=["ext"],
-        show_all_warnings=False,
-        compiler_directives={
-            "boundscheck": False,
-            "wraparound": False,
-            "initializedcheck": False,
-            "cdivision": True,
-            "embedsignature": True,
-            "freethreading_compatible": False,
-        },
-    )
-sys.stderr.write(said.getvalue())
+try:
+    with contextlib.redirect_stderr(said):
+        modules = cythonize(
+            [core],
+            build_dir="build/cython",
+            language_level=3,
+            include_path=["ext"],
+            compiler_directives={
+                "boundscheck": False,
+                "wraparound": False,
+                "initializedcheck": False,
+                "cdivision": True,
+                "embedsignature": True,
+                "freethreading_compatible": False,
+            },
+        )
+finally:
+    sys.stderr.write(said.getvalue())
 if "performance hint" in said.getvalue():
     sys.exit("setup.py: Cython gives performance hints (above): declare the function noexcept")
 
