@@ -223,7 +223,7 @@ class Service:
         changes = tuple(map(str, diff(old, new)))
         admin = self._admin
         if new.agent.admin != old.agent.admin:
-            admin = await start_admin(new.agent.admin, self) if new.agent.admin else None
+            admin = await start_admin(new.agent.admin, self, former=admin) if new.agent.admin else None
         try:
             await asyncio.to_thread(self._pipeline.apply, new)
         except BaseException:
