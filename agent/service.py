@@ -174,6 +174,8 @@ class Service:
         loop.add_signal_handler(signal.SIGUSR1, self._spawn, lambda: self._log_ledger("ledger"))
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_signal, number)
+        # The command has kept them waiting until they can be handled.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP, signal.SIGUSR1))
 
     def _spawn(self, what: Callable[[], Coroutine[Any, Any, object]]) -> None:
         task = asyncio.ensure_future(what())
