@@ -14,10 +14,12 @@ import fcntl
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from agent import __version__, log, systemd
 from agent.admin import CONTROL_SOCKET
@@ -221,7 +223,7 @@ class Service:
     async def _switch(self) -> tuple[str, ...]:
         """Go over to the configuration in the file, or raise and change nothing. Returns the changes."""
         old = self._config
-        new = await asyncio.to_thread(load, self._path)
+        new = await self._load()
         changes = tuple(map(str, diff(old, new)))
         admin = self._admin
         if new.agent.admin != old.agent.admin:
@@ -238,6 +240,37 @@ class Service:
         if former is not None and former is not admin:
             await former.aclose()
         return changes
+
+    async def _load(self) -> Config:
+        """Read the configuration, or raise ControlError as soon as the agent is told to stop.
+
+        A file may keep its reader waiting for ever (a dead file server, a pipe), and nothing that was
+        received must be lost for that. So it is read by a thread that nobody waits for at the end.
+        """
+        loop = asyncio.get_running_loop()
+        read: asyncio.Future[Config] = loop.create_future()
+
+        def settle_read(config: Config | None, error: Exception | None) -> None:
+            if not read.done():
+                read.set_exception(error) if error is not None else read.set_result(cast(Config, config))
+
+        def work() -> None:
+            config, failure = None, None
+            try:
+                config = load(self._path)
+            except Exception as error:
+                failure = error
+            with suppress(RuntimeError):  # the loop is closed: nobody is there any more
+                loop.call_soon_threadsafe(settle_read, config, failure)
+
+        threading.Thread(target=work, name="load", daemon=True).start()
+        stop = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait((read, stop), return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not read.done():
+            read.cancel()
+            raise ControlError("the agent is stopping")
+        return read.result()
 
     def _note(self, outcome: ReloadOutcome) -> None:
         """Tell the log, systemd and whoever asks later what came of a reload."""

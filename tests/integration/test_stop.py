@@ -151,6 +151,21 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         assert not (tmp_path / "sock").exists()
 
 
+def test_a_reload_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    port = free_port()
+    with AgentProcess(tmp_path, f"{udp_listener(port)}{file_output('out')}") as agent:
+        part = tmp_path / "conf.d" / "part.toml"
+        part.parent.mkdir()
+        os.mkfifo(part)
+        agent.signal(signal.SIGHUP)
+        agent.wait_notified("RELOADING")
+        send_udp(port, b"m v=1 1")
+        assert agent.stop() == EXIT_OK
+        assert delivered_lines(tmp_path / "out") == [b"m v=1 1"]
+        [refused] = agent.log("reload refused, the old configuration runs on")
+        assert refused["problem"] == "the agent is stopping"
+
+
 def test_drain_timeout_bounds_the_end(tmp_path: Path) -> None:
     port = free_port()
     config = f"""
