@@ -4,6 +4,7 @@ Exit codes: 0, 1 failure, 2 usage, 78 a configuration that cannot be used. Each 
 itself, so that ``penstock version`` does not wait for an HTTP server, nor ``penstock run`` for a table.
 """
 
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,6 +68,8 @@ def run(ctx: click.Context, path: Path | None, hints: bool | None) -> None:
 
     SIGHUP reloads the configuration, SIGUSR1 logs the ledger, and a second SIGTERM ends the agent at once.
     """
+    # They would end a process that does not handle them yet; the service does, and lets them in.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGUSR1))
     from agent.service import run as run_service
 
     if hints if hints is not None else sys.stderr.isatty():

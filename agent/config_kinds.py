@@ -340,6 +340,9 @@ class Tags(Kind):
 
     count_max = 64
     chars_max = 1024
+    # Half of the 64 KiB that InfluxDB takes for the series and its longest field key, so that tags which
+    # every line is given leave room for those that it has.
+    bytes_max = 32 * 1024
     # InfluxDB 2 refuses lines with tags of these names.
     reserved = ("time", "_measurement", "_field")
 
@@ -351,6 +354,9 @@ class Tags(Kind):
         wrong = [message for name, text in value.items() if (message := self._wrong(str(name), text))]
         if wrong:
             raise ValueError("; ".join(wrong))
+        size = sum(_written_bytes(str(name)) + _written_bytes(str(text)) + 2 for name, text in value.items())
+        if size > self.bytes_max:
+            raise ValueError(f"take {size} bytes of every line; at most {self.bytes_max} are allowed")
         return {str(name): str(text) for name, text in value.items()}
 
     def _wrong(self, name: str, text: object) -> str:
@@ -359,12 +365,22 @@ class Tags(Kind):
         if name in self.reserved:
             return f"tag {quote(name)}: InfluxDB reserves this name"
         for what, part in (("name", name), ("value", text)):
-            if not part or len(part) > self.chars_max or CONTROL.search(part) or part.endswith("\\"):
+            if not part or len(part) > self.chars_max or CONTROL.search(part) or _UNWRITABLE.search(part):
                 return (
                     f"tag {quote(name)}: its {what} must have 1 to {self.chars_max} characters, "
-                    "no control character, and no backslash at its end"
+                    "no control character, and no backslash at its end or before a comma, an equals sign "
+                    "or a space"
                 )
         return ""
+
+
+# Line protocol has no way to write such a backslash that all versions of InfluxDB read alike.
+_UNWRITABLE = re.compile(r"\\(?:[, =]|\Z)")
+
+
+def _written_bytes(text: str) -> int:
+    """Bytes of *text* in a line, where commas, equals signs and spaces are escaped."""
+    return len(text.encode()) + sum(map(text.count, ",= "))
 
 
 def _unless_filled(text: str, error: ValueError, wanted: str) -> str:

@@ -221,6 +221,8 @@ class Pipeline:
                 doors.append(self._door(listen, numbers[listen.name], leaving, undo))
             except ListenError as error:
                 problems.append(Problem(f"listen[{index}].address", str(error)))
+            except OSError as error:  # no more descriptors, no memory
+                problems.append(Problem(f"listen[{index}]", f"cannot be opened: {error.strerror}"))
         routes = []
         for index, output in enumerate(config.output):
             try:

@@ -14,10 +14,12 @@ import fcntl
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -92,8 +94,12 @@ class Service:
         """Read the configuration again and put it to work, or say why not.
 
         Reloads run one after the other. All who ask while one is running share the next one, since the
-        running one may have read the file before it was changed.
+        running one may have read the file before it was changed. An agent that stops refuses at once:
+        draining may take long, and nothing is left to be changed behind it.
         """
+        if self._stop.is_set():
+            logger.warning("asked to reload while stopping: nothing is changed")
+            return ReloadOutcome(time=time.time(), problems=("the agent is stopping",))
         if self._reload_queued is None:
             self._reload_queued = asyncio.create_task(self._reload_in_turn())
         return await asyncio.shield(self._reload_queued)
@@ -172,6 +178,8 @@ class Service:
         loop.add_signal_handler(signal.SIGUSR1, self._spawn, lambda: self._log_ledger("ledger"))
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_signal, number)
+        # The command has kept them waiting until they can be handled.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP, signal.SIGUSR1))
 
     def _spawn(self, what: Callable[[], Coroutine[Any, Any, object]]) -> None:
         task = asyncio.ensure_future(what())
@@ -217,11 +225,11 @@ class Service:
     async def _switch(self) -> tuple[str, ...]:
         """Go over to the configuration in the file, or raise and change nothing. Returns the changes."""
         old = self._config
-        new = await asyncio.to_thread(load, self._path)
+        new = await self._load()
         changes = tuple(map(str, diff(old, new)))
         admin = self._admin
         if new.agent.admin != old.agent.admin:
-            admin = await start_admin(new.agent.admin, self) if new.agent.admin else None
+            admin = await start_admin(new.agent.admin, self, former=admin) if new.agent.admin else None
         try:
             await asyncio.to_thread(self._pipeline.apply, new)
         except BaseException:
@@ -234,6 +242,37 @@ class Service:
         if former is not None and former is not admin:
             await former.aclose()
         return changes
+
+    async def _load(self) -> Config:
+        """Read the configuration, or raise ControlError as soon as the agent is told to stop.
+
+        A file may keep its reader waiting for ever (a dead file server, a pipe), and nothing that was
+        received must be lost for that. So it is read by a thread that nobody waits for at the end.
+        """
+        loop = asyncio.get_running_loop()
+        read: asyncio.Future[Config] = loop.create_future()
+
+        def settle_read(config: Config | None, error: Exception | None) -> None:
+            if not read.done():
+                read.set_exception(error) if error is not None else read.set_result(cast(Config, config))
+
+        def work() -> None:
+            config, failure = None, None
+            try:
+                config = load(self._path)
+            except Exception as error:
+                failure = error
+            with suppress(RuntimeError):  # the loop is closed: nobody is there any more
+                loop.call_soon_threadsafe(settle_read, config, failure)
+
+        threading.Thread(target=work, name="load", daemon=True).start()
+        stop = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait((read, stop), return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not read.done():
+            read.cancel()
+            raise ControlError("the agent is stopping")
+        return read.result()
 
     def _note(self, outcome: ReloadOutcome) -> None:
         """Tell the log, systemd and whoever asks later what came of a reload."""

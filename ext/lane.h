@@ -237,10 +237,18 @@ static inline int lane_burst(lane_t *lane, const lane_socket_t *socket)
     counter_add(&lane->receives, 1);
     for (uint32_t i = 0; i < reader->ring_count; i++) {
         counter_add(&reader->rings[i]->accepted, counts.points);
-        ring_publish(reader->rings[i]);
-        ring_notify(reader->rings[i]);
+        ring_end(reader->rings[i]);
     }
     return n;
+}
+
+/* Closes the runs that bursts have left open. */
+static inline void lane_publish(lane_t *lane)
+{
+    for (uint32_t i = 0; i < lane->reader.ring_count; i++) {
+        ring_publish(lane->reader.rings[i]);
+        ring_notify(lane->reader.rings[i]);
+    }
 }
 
 /* Empties a socket's queue, or as much of it as is one socket's turn. */
@@ -346,6 +354,7 @@ static inline void lane_execute(lane_t *lane, lane_command_t *command)
         break;
     }
     case LANE_SET_RINGS:
+        lane_publish(lane); /* those that go have no writer from here on */
         memcpy(lane->reader.rings, command->rings, sizeof command->rings);
         lane->reader.ring_count = command->ring_count;
         break;
@@ -415,6 +424,7 @@ static inline void lane_housekeeping(lane_t *lane, bool commands)
     }
     if (now - lane->second_ns >= INT64_C(1000000000)) {
         lane->second_ns = now;
+        lane_publish(lane);
         for (uint32_t i = 0; i < lane->socket_count; i++)
             lane_measure(lane, &lane->sockets[i]);
     }
@@ -451,6 +461,7 @@ static inline int lane_run(lane_t *lane)
     }
     for (uint32_t i = 0; i < lane->socket_count; i++)
         lane_drain(lane, &lane->sockets[i], lane->stop_at_ns);
+    lane_publish(lane);
     pthread_mutex_lock(&lane->lock);
     for (uint32_t i = 0; i < lane->socket_count; i++)
         lane_measure(lane, &lane->sockets[i]);

@@ -240,6 +240,17 @@ static inline void ring_notify(ring_t *r)
     }
 }
 
+/* The end of a burst: what it brought becomes visible. But where half of the slots wait for the reader, bursts of a
+ * few metrics would use up the rest long before the bytes: the run stays open for the next burst then, and is closed
+ * by its own limits, or by ring_publish once a second. The reader has plenty to take meanwhile. */
+static inline void ring_end(ring_t *r)
+{
+    if (r->head_own - atomic_load_explicit(&r->header->tail, memory_order_acquire) >= RING_SLOTS / 2)
+        return;
+    ring_publish(r);
+    ring_notify(r);
+}
+
 /* Counts the n bytes just written at ring_reserve's place as one more run of `metrics` metrics. */
 static inline void ring_commit(ring_t *r, uint64_t n, uint32_t metrics, int64_t arrival_ns)
 {

@@ -332,18 +332,19 @@ static inline drop_t statsd_read_metric(statsd_reader_t *s, statsd_line_t t, uin
     for (uint32_t at = head + 1; at <= t.n;)
         if ((reason = statsd_read_group(s, t, &at, &g, &rest, values)) != DROP_NONE)
             return reason;
-    /* Whether each series can be written; `again` makes the joined tags anew, byte for byte the same. */
+    /* Whether each series can be written. `again` goes through all groups, as `rest` did: so it makes the joined tags
+     * anew, byte for byte the same. */
+    statsd_rest_t again = {.tags = t.p};
     for (uint32_t at = head + 1; at <= t.n;) {
         uint64_t count = 0;
-        statsd_rest_t again = {.tags = t.p};
         statsd_read_group(s, t, &at, &g, &again, &count);
         if (statsd_canonical(settings, g.type, t.p, head, rest.tags, rest.tags_length, s->table->work, scratch, NULL, NULL, &reason) == 0)
             return reason;
     }
     counts->received += *values;
+    again = (statsd_rest_t){.tags = t.p};
     for (uint32_t at = head + 1; at <= t.n;) {
         uint64_t count = 0;
-        statsd_rest_t again = {.tags = t.p};
         statsd_read_group(s, t, &at, &g, &again, &count);
         if (rest.time_s && (g.type == SERIES_COUNTER || g.type == SERIES_GAUGE))
             statsd_pass_group(s, t, head, &g, &rest, count, counts);

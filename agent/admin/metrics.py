@@ -175,6 +175,11 @@ def _ledger(ledger: Ledger) -> Iterator[Metric]:
             requests.add_metric((output.name, answer), count)
     yield dropped
     yield requests
+    slots = _gauge("output_ring_slots_used", "Bursts in a ring; it has room for 65536.", ("output", "lane"))
+    for output in ledger.outputs:
+        for ring in output.rings:
+            slots.add_metric((output.name, str(ring.lane)), ring.slots_used)
+    yield slots
 
 
 _Account = ListenerAccount | AggregationAccount | LaneAccount | OutputAccount

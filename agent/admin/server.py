@@ -57,6 +57,11 @@ class Admin:
         self._path = path
         self._inode = os.stat(path).st_ino if path is not None else 0
 
+    def share_port(self, shared: bool) -> None:
+        """Let the port be bound once more, by this user only, or not."""
+        for sock in self._server.sockets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
+
     async def aclose(self) -> None:
         """Stop listening, end the connections (answers under way get a second), remove the socket file."""
         self._server.close()
@@ -70,14 +75,15 @@ class Admin:
                 pass
 
 
-async def start(address: str, provider: Provider) -> Admin:
+async def start(address: str, provider: Provider, former: Admin | None = None) -> Admin:
     """Serve on *address*: ``HOST:PORT``, ``[IPV6]:PORT``, or the path of the control socket.
 
+    *former* is a server of ours that is about to be closed: its port may be had beside it meanwhile.
     Raises ControlError if the address cannot be bound. A socket file that nobody listens on is replaced.
     """
     # Every TCP address has a colon and none has a slash.
     path = Path(address) if "/" in address or ":" not in address else None
-    sock = _bind_control(path) if path is not None else await _bind_tcp(address)
+    sock = _bind_control(path) if path is not None else await _bind_tcp(address, former)
     runner = web.AppRunner(
         _application(provider, control=path is not None),
         access_log=None,
@@ -100,7 +106,7 @@ async def start(address: str, provider: Provider) -> Admin:
     return Admin(address, runner, server, path)
 
 
-async def _bind_tcp(address: str) -> socket.socket:
+async def _bind_tcp(address: str, former: Admin | None) -> socket.socket:
     host, _, port = address.rpartition(":")
     try:
         found = await asyncio.get_running_loop().getaddrinfo(
@@ -114,9 +120,19 @@ async def _bind_tcp(address: str) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(sockaddr)
-        # Listening here and now shows a taken port before anything has been built on it.
-        sock.listen(_CONNECTIONS_MAX)
+        rival = former if former is not None and former.address.endswith(f":{port}") else None
+        if rival is not None:
+            # `127.0.0.1:8690` becomes `0.0.0.0:8690`. Counts at the moment of the bind.
+            rival.share_port(True)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, True)
+        try:
+            sock.bind(sockaddr)
+            # Listening here and now shows a taken port before anything has been built on it.
+            sock.listen(_CONNECTIONS_MAX)
+        finally:
+            if rival is not None:
+                rival.share_port(False)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, False)
     except OSError as error:
         sock.close()
         reason = os.strerror(error.errno or 0)

@@ -148,6 +148,36 @@ static void test_slots_run_out(void)
     memory_ring_free(r);
 }
 
+/* Bursts of one metric fill the ring by its bytes, not by its slots. */
+static void test_small_bursts_do_not_use_up_the_slots(void)
+{
+    ring_t *r = memory_ring_new(4 << 20, true);
+    r->slot_metrics_max = 256;
+    uint32_t put = 0;
+    for (;; put++) {
+        ring_begin(r);
+        uint8_t *to = ring_reserve(r, 20);
+        if (to == NULL)
+            break;
+        memset(to, (int)put, 20);
+        ring_commit(r, 20, 1, put);
+        ring_end(r);
+    }
+    CHECK(put > (4 << 20) / 20 - 10);
+    CHECK(ring_slots_used(r) < RING_SLOTS);
+    ring_publish(r);
+    ring_batch_t batch;
+    uint32_t seen = 0;
+    while (ring_take(r, 100000, 5000, true, &batch)) {
+        for (uint32_t i = 0; i < batch.metrics; i++, seen++)
+            if (batch.bytes[20 * i] != (uint8_t)seen)
+                CHECK(!"bytes of another metric");
+        ring_free(r, &batch);
+    }
+    CHECK(seen == put);
+    memory_ring_free(r);
+}
+
 static void test_batches_respect_both_limits(void)
 {
     ring_t *r = memory_ring_new(65536, true);
@@ -170,6 +200,7 @@ int main(void)
 {
     test_full_keeps_what_it_has();
     test_slots_run_out();
+    test_small_bursts_do_not_use_up_the_slots();
     test_batches_respect_both_limits();
     test_two_threads();
     return check_report("ring");

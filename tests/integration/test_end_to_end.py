@@ -1,8 +1,8 @@
 """From a sender's datagrams to a real database and back: every point as it was sent, and no other.
 
 Two hundred thousand lines of mixed shapes go over UDP and a Unix socket, with four precisions and into two
-lanes, to a real agent and from it into InfluxDB 1 or VictoriaMetrics; then all that the database holds is
-read and compared with the points that the lines were made from.
+lanes, to a real agent and from it into InfluxDB 1, or compressed into VictoriaMetrics; then all that the
+database holds is read and compared with the points that the lines were made from.
 """
 
 import time
@@ -170,7 +170,8 @@ def test_victoria_metrics_holds_every_sample_as_it_was_sent(tmp_path: Path) -> N
     """Booleans are stored as 0 and 1, strings as 0 or as the number that they spell; times are cut to ms."""
     with victoria_metrics(tmp_path) as server:
         streams = make_streams(2, VICTORIA_METRICS)
-        settings = f'version = 2\nurl = "{server.url}"\norg = "-"\nbucket = "-"\ntoken = "t"\n'
+        settings = f'version = 2\nurl = "{server.url}"\norg = "-"\nbucket = "-"\n'
+        settings += 'token = "t"\ncompression = "gzip"\n'
         begin, end = run_through(tmp_path, streams, settings)
         expected = sent_samples(point for stream in streams for point in stream.points)
         count = sum(map(len, expected.values()))

@@ -1,5 +1,6 @@
 """Reload: a new configuration under load costs no datagram, and a bad one changes nothing but says why."""
 
+import resource
 import signal
 import socket
 import stat
@@ -334,7 +335,7 @@ def test_the_admin_address_moves(tmp_path: Path) -> None:
         try:
             with socket.create_connection(("127.0.0.1", port), 5) as connection:
                 connection.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
-                return connection.recv(4096).startswith(b"HTTP/1.0 200") or True
+                return connection.recv(4096).startswith(b"HTTP/1.0 200")
         except ConnectionRefusedError:
             return False
 
@@ -346,6 +347,12 @@ def test_the_admin_address_moves(tmp_path: Path) -> None:
             result = agent.reload(config(f"127.0.0.1:{taken.getsockname()[1]}"))
             assert "agent.admin: cannot listen" in result["problems"][0]
         assert answers(second)
+        # The same port at another host.
+        for host in ("0.0.0.0", "127.0.0.1"):
+            assert agent.reload(config(f"{host}:{second}"))["applied"]
+            assert answers(second)
+            with socket.socket() as other, pytest.raises(OSError, match="in use"):
+                other.bind(("127.0.0.1", second))
         assert agent.reload(config(""))["applied"]
         assert not answers(second)
 
@@ -414,10 +421,6 @@ def _folder(config: str, port: int) -> str:
     return config.replace("{folder}/out", "/proc/none")
 
 
-def _no_room(config: str, port: int) -> str:
-    return config + 'ring_bytes = "64GiB"\n'
-
-
 @pytest.mark.parametrize(
     ("spoil", "path", "reason"),
     [
@@ -473,6 +476,21 @@ def test_a_bad_config_changes_nothing_and_says_why(
         assert_balanced(status)
         assert agent.stop() == EXIT_OK
         assert delivered_lines(tmp_path / "out") == [b"m v=1 1", b"m v=2 2"]
+
+
+def test_a_limit_of_descriptors_refuses_a_reload_and_leaves_none_open(tmp_path: Path) -> None:
+    port = free_port()
+    config = f"{udp_listener(port)}{file_output('out')}"
+    more = "".join(udp_listener(free_port(), f"more-{number}") for number in range(8))
+    with AgentProcess(tmp_path, config) as agent:
+        assert agent.reload()["applied"]
+        before = len(open_files(agent.pid))
+        resource.prlimit(agent.pid, resource.RLIMIT_NOFILE, (before + 4, before + 4))
+        problems = agent.reload(config + more)["problems"]
+        assert "listen[8]: cannot be opened: Too many open files" in problems
+        wait_until(lambda: len(open_files(agent.pid)) <= before)
+        send_udp(port, b"m v=1")
+        assert_balanced(agent.wait_for(lambda status: output(status, "out")["delivered"] == 1))
 
 
 def test_under_load_a_refused_reload_costs_nothing(tmp_path: Path) -> None:

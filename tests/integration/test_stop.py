@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import EXIT_CONFIG, EXIT_FAILURE, EXIT_OK
+from tests.conftest import wait_until
 from tests.integration.agent_process import (
     AgentProcess,
     assert_balanced,
@@ -150,6 +151,21 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         assert not (tmp_path / "sock").exists()
 
 
+def test_a_reload_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    port = free_port()
+    with AgentProcess(tmp_path, f"{udp_listener(port)}{file_output('out')}") as agent:
+        part = tmp_path / "conf.d" / "part.toml"
+        part.parent.mkdir()
+        os.mkfifo(part)
+        agent.signal(signal.SIGHUP)
+        agent.wait_notified("RELOADING")
+        send_udp(port, b"m v=1 1")
+        assert agent.stop() == EXIT_OK
+        assert delivered_lines(tmp_path / "out") == [b"m v=1 1"]
+        [refused] = agent.log("reload refused, the old configuration runs on")
+        assert refused["problem"] == "the agent is stopping"
+
+
 def test_drain_timeout_bounds_the_end(tmp_path: Path) -> None:
     port = free_port()
     config = f"""
@@ -224,6 +240,26 @@ def test_a_taken_port_is_a_failure_that_says_so(tmp_path: Path) -> None:
             assert not any("READY" in message for message in agent.notifications)
         finally:
             agent.close()
+
+
+def test_signals_that_come_during_the_start_wait_for_its_end(tmp_path: Path) -> None:
+    agent = AgentProcess(tmp_path, f"{udp_listener(free_port())}{file_output('out')}")
+    # Keeps the agent in the middle of reading its configuration.
+    part = tmp_path / "conf.d" / "part.toml"
+    part.parent.mkdir()
+    os.mkfifo(part)
+    try:
+        agent.spawn()
+        with part.open("w"):
+            part.unlink()
+            agent.signal(signal.SIGHUP)
+            agent.signal(signal.SIGUSR1)
+        agent.wait_notified("RELOADING")
+        agent.wait_for(lambda status: status["reload"]["applied"] == 1)
+        wait_until(lambda: agent.log("ledger"))
+        assert agent.stop() == EXIT_OK
+    finally:
+        agent.close()
 
 
 def test_a_bad_config_is_exit_78(tmp_path: Path) -> None:

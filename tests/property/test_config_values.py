@@ -1,4 +1,5 @@
-"""Durations and sizes: each text is read exactly, each value survives being shown, nothing else is taken."""
+"""Durations and sizes: each text is read exactly, each value survives being shown, nothing else is taken.
+Tags: what the configuration takes, the compiled core takes too."""
 
 import re
 from fractions import Fraction
@@ -6,6 +7,8 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent import _core
+from agent.config_kinds import Tags
 from agent.config_values import format_duration, format_size, parse_duration, parse_size
 
 SECONDS = {
@@ -99,3 +102,14 @@ def test_no_other_text_is_a_size(text: str) -> None:
     except ValueError:
         return
     assert re.fullmatch(rf"{NUMBER} ?({'|'.join(BYTES)})", text)
+
+
+@given(st.one_of(st.text("\\,= ab", min_size=1, max_size=4), st.text(max_size=6)))
+def test_tags_that_are_taken_can_be_written(text: str) -> None:
+    for tags in ({text: "x"}, {"x": text}):
+        try:
+            [(name, value)] = Tags().read(tags).items()
+        except ValueError:
+            continue
+        pairs = [(name.encode(), value.encode())]
+        assert _core.read_lines(b"m v=1 1", tags=pairs)["accepted"] == 1

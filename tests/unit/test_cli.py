@@ -93,7 +93,7 @@ def test_every_problem_of_a_bad_config_is_printed_with_its_place(tmp_path: Path,
 
 AWKWARD = r"""
 [agent]
-tags = { "a b" = "quote \" back \\ slash dollar $${HOME} é", empty = "e" }
+tags = { "a b" = "quote \" back\\slash dollar $${HOME} é", empty = "e" }
 
 [[listen]]
 address = "unixgram:///tmp/penstock.sock"

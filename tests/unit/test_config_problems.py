@@ -55,12 +55,21 @@ def folder(tmp_path: Path) -> Folder:
         (
             '[agent]\ntags = { a = "x\\n" }',
             'agent.tags: tag "a": its value must have 1 to 1024 characters, no control character, '
-            "and no backslash at its end",
+            "and no backslash at its end or before a comma, an equals sign or a space",
         ),
         (
             '[agent]\ntags = { "a\\\\" = "x" }',
             'agent.tags: tag "a\\\\": its name must have 1 to 1024 characters, no control character, '
-            "and no backslash at its end",
+            "and no backslash at its end or before a comma, an equals sign or a space",
+        ),
+        (
+            "[agent]\ntags = { a = 'x\\,y' }",
+            'agent.tags: tag "a": its value must have 1 to 1024 characters, no control character, '
+            "and no backslash at its end or before a comma, an equals sign or a space",
+        ),
+        (
+            "[agent.tags]\n" + "\n".join(f'k{i:02} = "{1000 * chr(32)}"' for i in range(17)),
+            f"agent.tags: take {17 * 2005} bytes of every line; at most 32768 are allowed",
         ),
         ('[agent]\nstate_dir = ""', "agent.state_dir: is empty; wanted the path of a folder"),
         ('[agent]\nstate_dir = "a\\u0000b"', 'agent.state_dir: "a\\u0000b" contains a control character'),

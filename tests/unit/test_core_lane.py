@@ -179,6 +179,31 @@ def test_a_full_ring_drops_the_newest_and_counts_it(running: Running) -> None:
         running.lane.remove_socket(listening.fileno())
 
 
+@pytest.mark.slow
+def test_bursts_of_one_metric_do_not_use_up_the_slots(running: Running) -> None:
+    """A ring has 65,536 slots; without a reader it still takes metrics until its bytes are full."""
+    ring = Ring(None, 4 << 20, running.waker)
+    running.lane.set_rings([ring])
+    with udp() as listening, sender(listening) as sending:
+        running.lane.add_socket(0, listening.fileno())
+        count = 80_000
+        for sent in range(1, count + 1):
+            sending.send(b"m v=1i 1\n")
+            if sent % 50 == 0:
+                running.received(sent)
+        running.received(count)
+        assert running.listener()["dropped"] == {}
+        wait_until(lambda: ring.stats()["written"] == count, what="the open run was published")
+        assert ring.stats()["slots_used"] < 65_536
+        taken = 0
+        while (batch := ring.take(1 << 20, 5000, True)) is not None:
+            assert bytes(memoryview(batch)) == b"m v=1i 1\n" * batch.metrics
+            taken += batch.metrics
+            batch.release()
+        assert taken == count
+        running.lane.remove_socket(listening.fileno())
+
+
 def test_each_ring_gets_every_metric_and_misses_are_its_own() -> None:
     lane = Running(rings=2)
     small = Ring(None, 65536, lane.waker)

@@ -160,6 +160,16 @@ def test_rings_are_read_in_turn_and_each_has_its_own_age(rig):
     wait_until(lambda: sorted(one.output.counts()) == [1, 5, 5, 5, 100])
 
 
+def test_a_ring_with_much_in_it_does_not_keep_another_waiting(rig):
+    one = rig(Sink(concurrency=1), rings=2, batch_lines=10, start=False)
+    one.put(500, ring=0)
+    one.put(10, ring=1)
+    one.flusher.start()
+    wait_until(lambda: one.flusher.counters.delivered == 510)
+    [at] = [index for index, body in enumerate(one.output.bodies) if LINE % 500 in body]
+    assert at < 5
+
+
 def test_so_many_attempts_are_under_way_at_once_and_no_more(rig):
     output = Sink(concurrency=3)
     output.gate.clear()
