@@ -45,6 +45,27 @@ def test_lines_have_the_length_they_promise_and_a_running_id(shape: int, timesta
         assert times == [1_700_000_000_000_000_000 + n * 1_000_000 for n in range(1000)]
 
 
+def test_statsd_lines_have_the_length_they_promise() -> None:
+    counters = Lines(shape=25, series=7).text(1000).splitlines(keepends=True)
+    assert {len(line) for line in counters} == {25}
+    assert counters[:2] == [b"web.requests.h000000:1|c\n", b"web.requests.h000001:1|c\n"]
+    assert len(set(counters)) == 7
+    timings = Lines(shape=24, series=7).text(1000).splitlines(keepends=True)
+    assert {len(line) for line in timings} == {24}
+    values = sorted(float(line.split(b":")[1].split(b"|")[0]) for line in timings)
+    assert 1 <= values[0] < 30 and 300 < values[-1] < 8192 and 50 < values[500] < 200
+    assert {line[-4:] for line in timings} == {b"|ms\n"}
+
+
+@pytest.mark.parametrize("shape", [24, 25, 64, 117])
+def test_scattered_lines_are_drawn_from_all_series(shape: int) -> None:
+    lines = Lines(shape=shape, series=50, scatter=True).text(5000).splitlines()
+    order = [line.split(b"h0000")[1][:2] for line in lines]
+    assert sorted(set(order)) == [b"%02d" % number for number in range(50)]
+    assert order[:50] != order[50:100]
+    assert all(50 < order.count(name) < 200 for name in set(order))
+
+
 @pytest.mark.parametrize("segment", [True, False])
 @pytest.mark.parametrize("pack", [0, 1432])
 def test_udp_send_sends_the_lines_in_order(receiver: socket.socket, segment: bool, pack: int) -> None:

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from tests.bench.receive import RECEIVE_BUFFER_BYTES, RECEIVER, Load
 
 PACK_BYTES = 1432
 LINES_PER_S = 2_500_000
+FILL_PER_S = 1_000_000
 SINGLE_RATE = 1_000_000
 
 COUNTER, TIMING = 25, 24
@@ -66,11 +68,9 @@ def _each(lines: Lines) -> int:
     return PACK_BYTES // lines.shape
 
 
-def _packed(lines: Lines, count: int) -> Load:
-    """*count* lines, a few more to fill the last datagram."""
-    return Load(
-        lines, count=math.ceil(count / _each(lines)), rate=LINES_PER_S // _each(lines), pack=PACK_BYTES
-    )
+def _packed(lines: Lines, count: int, rate: int = LINES_PER_S) -> Load:
+    """*count* lines, a few more to fill the last datagram, and *rate* of them a second."""
+    return Load(lines, count=math.ceil(count / _each(lines)), rate=rate // _each(lines), pack=PACK_BYTES)
 
 
 def _check_last_tick(folder: Path, samples: int, series: int) -> None:
@@ -78,6 +78,11 @@ def _check_last_tick(folder: Path, samples: int, series: int) -> None:
     found = list(points(folder))
     check_equal(len({point.name for point in found}), series, "series")
     check_equal(sum(int(point.fields[b"value"]) for point in found), samples, "sum of all counters")
+
+
+def _fill(run: Run, agent: AgentRun, port: int, lines: Lines, count: int) -> None:
+    """Have all series known to the listener, so that none is new in what is measured."""
+    run.retry(partial(_send_all, agent, port, _packed(lines, count, FILL_PER_S)))
 
 
 def _send_all(agent: AgentRun, port: int, load: Load) -> int:
@@ -153,7 +158,7 @@ def _single(run: Run) -> None:
     with run.place() as folder:
         with AgentRun(folder, _config(folder, ports)) as agent:
             for port in ports:
-                _send_all(agent, port, _packed(lines, 100_000))
+                _fill(run, agent, port, lines, 100_000)
             _pin(agent)
             costs, losses = {}, {}
             for gro in (True, False):
@@ -182,7 +187,7 @@ def _speed(run: Run, what: str, lines: Lines, million: float) -> None:
     with run.place() as folder:
         with AgentRun(folder, _config(folder, ports)) as agent:
             for port in ports:
-                _send_all(agent, port, _packed(lines, max(lines.series, 200_000)))
+                _fill(run, agent, port, lines, max(lines.series, 200_000))
             _pin(agent)
             figures = {}
             for gro in (True, False):
@@ -224,7 +229,7 @@ def _growth(run: Run) -> None:
     with run.place() as folder:
         with AgentRun(folder, _config(folder, {few: True, many: True})) as agent:
             for port, number in series.items():
-                _send_all(agent, port, _packed(Lines(shape=COUNTER, series=number), 200_000))
+                _fill(run, agent, port, Lines(shape=COUNTER, series=number), 200_000)
             _pin(agent)
             for _ in run.rounds("1,000 and 100,000 series"):
                 cost = {}
@@ -241,29 +246,50 @@ def _growth(run: Run) -> None:
 # ---- memory ----
 
 
-def _growth_of_rss(run: Run, lines: Lines, samples: int) -> float:
-    """Bytes that an agent grows by for each series."""
+def _wait_for_tick(agent: AgentRun, port: int, points: int) -> None:
+    """Wait until the ticks have sent *points* in all."""
+    poll(lambda: agent.read(port).points >= points, 60, f"{points} points of ticks", pause=0.1)
+
+
+def _wait_for_multiple(seconds: int) -> None:
+    """Sleep until just behind the time of a tick, so that the whole interval is left until the next."""
+    time.sleep(seconds - time.time() % seconds + 0.05)
+
+
+def _growth_of_rss(run: Run, lines: Lines, samples: int) -> tuple[float, float]:
+    """Bytes that an agent grows by for each series: (in the first interval, when there was one before it)."""
     port = free_port(socket.SOCK_DGRAM)
-    with run.place() as folder, AgentRun(folder, _config(folder, {port: True})) as agent:
+    interval = 2 + 3 * samples // FILL_PER_S // 2
+    with run.place() as folder, AgentRun(folder, _config(folder, {port: True}, f"{interval}s")) as agent:
         _send_all(agent, port, _packed(lines._replace(series=1), 100_000))
-        before = agent.memory()[0]
-        _send_all(agent, port, _packed(lines, samples))
-        return (agent.memory()[0] - before) / lines.series
+        _wait_for_tick(agent, port, 1)
+        sizes = [agent.memory()[0]]
+        for _ in range(2):
+            _wait_for_multiple(interval)
+            before = agent.read(port).points
+            _send_all(agent, port, _packed(lines, samples, FILL_PER_S))
+            sizes.append(agent.memory()[0])
+            check_equal(agent.read(port).points, before, "points before all was sent")
+            _wait_for_tick(agent, port, before + lines.series)
+    return (sizes[1] - sizes[0]) / lines.series, (sizes[2] - sizes[0]) / lines.series
 
 
 def _memory(run: Run) -> None:
     """Resident bytes of the whole agent; its own account knows nothing of the allocator."""
     counters = Lines(shape=COUNTER, series=run.size(1_000_000, 200_000))
     timings = Lines(shape=TIMING, series=run.size(10_000, 1000))
-    counter = run.figure(
-        f"RSS per counter, {counters.series:,} of them", "bytes", target=Target(120, at_least=False)
-    )
-    timing = run.figure(
-        f"RSS per timing of {SERIES_SAMPLES:,} samples", "bytes", target=Target(2048, at_least=False)
-    )
-    for _ in run.rounds("memory", 1):
-        counter.add(run.retry(lambda: _growth_of_rss(run, counters, counters.series)))
-        timing.add(run.retry(lambda: _growth_of_rss(run, timings, timings.series * SERIES_SAMPLES)))
+    for what, lines, samples, bound in (
+        (f"counter, {counters.series:,} of them", counters, counters.series, 120),
+        (f"timing of {SERIES_SAMPLES:,} samples", timings, timings.series * SERIES_SAMPLES, 2048),
+    ):
+        figures = [
+            run.figure(f"RSS per {what}, {when}", "bytes", target=Target(bound, at_least=False))
+            for when in ("first interval", "second interval")
+        ]
+        for _ in run.rounds(f"memory per {what}", 1):
+            sizes = run.retry(partial(_growth_of_rss, run, lines, samples))
+            for figure, size in zip(figures, sizes, strict=True):
+                figure.add(size)
 
 
 # ---- pauses ----
@@ -311,14 +337,14 @@ def _pause(run: Run, series: int) -> tuple[float, float]:
         config = _config(folder, {port: True}, f"{TICK_S}s", probe_listener)
         with AgentRun(folder, config) as agent:
             # The series are known before, so that a tick and the table's growth are not mixed up.
-            _send_all(agent, port, _packed(lines, series))
-            _ticked(agent, port, series)
-            time.sleep(TICK_S - time.time() % TICK_S)
+            _send_all(agent, port, _packed(lines, series, FILL_PER_S))
+            _wait_for_tick(agent, port, series)
+            _wait_for_multiple(TICK_S)
             before = agent.read(port)
-            _send_all(agent, port, _packed(lines, series))
+            _send_all(agent, port, _packed(lines, series, FILL_PER_S))
             check(agent.read(port).points == before.points, "all was sent between two ticks")
             with Probes(probed) as probes:
-                _ticked(agent, port, series + before.points)
+                _wait_for_tick(agent, port, series + before.points)
                 time.sleep(WATCH_S)
             agent.settled(port=port)
         stamps, ticks = {}, []
@@ -334,10 +360,6 @@ def _pause(run: Run, series: int) -> tuple[float, float]:
     return probes.longest(stamps, tick, after), probes.longest(stamps, tick - int(WATCH_S * 1e9), tick)
 
 
-def _ticked(agent: AgentRun, port: int, points: int) -> None:
-    poll(lambda: agent.read(port).points >= points, 60, f"{points} points of ticks", pause=0.1)
-
-
 def _pauses(run: Run) -> None:
     series = run.size(1_000_000, 100_000)
     figure = run.figure(
@@ -348,7 +370,7 @@ def _pauses(run: Run) -> None:
         note="probes of another listener of the lane",
     )
     for _ in run.rounds("pause", run.size(min(run.runs, 3), 1)):
-        during, idle = run.retry(lambda: _pause(run, series))
+        during, idle = run.retry(partial(_pause, run, series))
         figure.add(during * 1e3, idle * 1e3)
 
 
