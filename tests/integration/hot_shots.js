@@ -16,15 +16,22 @@ function fail(error) {
 }
 
 const client = new StatsD({ ...input.options, errorHandler: fail });
-for (const [method, ...parameters] of input.calls) {
-  client[method](...parameters);
-}
 
 // The client's sockets do not keep the process alive.
 const alive = setInterval(() => {}, 1000);
-client.close((error) => {
-  clearInterval(alive);
-  if (error) {
-    fail(error);
+
+async function sendAll() {
+  // One behind the other: what a full Unix socket does not take is sent later by the client, out of order.
+  for (const [method, ...parameters] of input.calls) {
+    await new Promise((resolve, reject) => {
+      client[method](...parameters, (error) => (error ? reject(error) : resolve()));
+    });
   }
-});
+  await new Promise((resolve, reject) => {
+    client.close((error) => (error ? reject(error) : resolve()));
+  });
+}
+
+sendAll()
+  .catch(fail)
+  .finally(() => clearInterval(alive));

@@ -108,10 +108,10 @@ def sent_samples(points: Iterable[Point]) -> Samples:
     return {series: sorted(of_series) for series, of_series in samples.items()}
 
 
-def stored_samples(server: VictoriaMetrics) -> Samples:
-    """All that is in the database: for each series, its labels, (time in ms, value) in order."""
+def stored_samples(server: VictoriaMetrics, match: str = '{__name__!=""}') -> Samples:
+    """All in the database that *match*es: for each series, its labels, (time in ms, value) in order."""
     samples: Samples = defaultdict(list)
-    for series in server.export():
+    for series in server.export(match):
         samples[frozenset(series["metric"].items())] += zip(
             series["timestamps"], map(float, series["values"]), strict=True
         )

@@ -20,9 +20,6 @@ from tests.integration.read_back import Samples
 PERCENTILES = (50, 90, 99)
 RELATIVE_ERROR = 0.01
 STAMP = 1_700_000_000
-MARKER = "round.done"
-"""A timing that is sent at the very end."""
-
 STATISTICS = ("timing", "histogram", "distribution")
 STATUS_TEXTS = ("ok", "warning", "critical", "unknown")
 
@@ -133,8 +130,6 @@ def calls(known: Iterable[str]) -> list[Call]:
             {"hostname": "db-1", "date_happened": STAMP, "message": "99 % full: \N{SNOWMAN}"},
         ),
         Check("api", 3, options={"message": "no answer"}),
-        # Last, also for a client that sends by type: see MARKER.
-        Sample("timing", MARKER, 1),
     ]
     known = set(known)
     return [call for call in every if call.wants() <= known]

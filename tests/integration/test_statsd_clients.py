@@ -5,6 +5,7 @@ that it knows over the transports that it has, with and without its own buffer; 
 VictoriaMetrics hold is compared with what was sent.
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -28,6 +29,8 @@ from tests.integration.agent_process import (
     at_rest,
     free_port,
     listener,
+    send_udp,
+    send_unixgram,
 )
 from tests.integration.mixed_lines import Point
 from tests.integration.read_back import (
@@ -40,7 +43,6 @@ from tests.integration.read_back import (
 )
 from tests.integration.servers import Influxd, VictoriaMetrics, influxd, victoria_metrics
 from tests.integration.statsd_traffic import (
-    MARKER,
     PERCENTILES,
     Call,
     Check,
@@ -52,6 +54,9 @@ from tests.integration.statsd_traffic import (
 )
 
 ROUNDS = 2
+
+MARKER = Sample("counter", "round.done", 1)
+"""Sent by the test itself behind each round: when its point is written, so is the round."""
 
 PLAIN = {"counter", "gauge", "set", "timing"}
 DOGSTATSD = {*PLAIN, "histogram", "distribution", "tags", "rates", "timestamps", "events", "checks"}
@@ -70,6 +75,12 @@ class Door:
         if self.path:
             return f"unixgram://{self.path}"
         return f"udp://[{self.host}]:{self.port}" if ":" in self.host else f"udp://{self.host}:{self.port}"
+
+    def send(self, datagram: bytes) -> None:
+        if self.path:
+            send_unixgram(self.path, datagram)
+        else:
+            send_udp(self.port, datagram, host=self.host)
 
 
 def udp(folder: Path) -> Door:
@@ -145,6 +156,7 @@ class Pipe:
         with AgentProcess(self.folder, config) as agent:
             for number in range(1, ROUNDS + 1):
                 send(once)
+                door.send(b"round.done:1|c")
                 wait_until(
                     lambda number=number: self._rounds(database) == number, 10, f"round {number} is written"
                 )
@@ -153,7 +165,7 @@ class Pipe:
             account = listener(status, "statsd")
             assert (account["dropped"], account["kernel_drops"]) == ({}, 0)
             assert agent.stop() == EXIT_OK
-        sent = once * ROUNDS
+        sent = [*once, MARKER] * ROUNDS
         points = passed(sent, own)
 
         stored = [
@@ -175,11 +187,14 @@ class Pipe:
         broken = tuple(f"{point.name}_" for point in points if _has_newline(point))
         stored = [point for point in stored if not _has_newline(point)]
         held: Samples = {}
+        numbers = itertools.count()
 
         def complete() -> bool:
             # Points may become visible a little later than they were taken.
             held.clear()
-            held.update({tags: of for tags, of in stored_samples(self.victoria).items() if own <= tags})
+            # What it once found for a filter it finds for the next ten seconds: so each time is another one.
+            match = f'{{run="{self.folder.name}",run!="{next(numbers)}"}}'
+            held.update(stored_samples(self.victoria, match))
             return all(len(held.get(tags, ())) >= len(of) for tags, of in sent_samples(stored).items())
 
         wait_until(complete, 10, "VictoriaMetrics has as many samples as InfluxDB")
@@ -198,10 +213,9 @@ class Pipe:
         )
 
     def _rounds(self, database: str) -> int:
-        name = MARKER.replace(".", "_")
         return sum(
             row[1]
-            for series in self.influx.query(f'SELECT "count" FROM "{name}"', database)
+            for series in self.influx.query('SELECT "value" FROM "round_done"', database)
             for row in series["values"]
         )
 
@@ -405,6 +419,10 @@ def test_hot_shots(node_modules: Path, pipe: Pipe, transport: str, mode: str) ->
     if mode == "telegraf":
         options["telegraf"] = True
         known -= {"timestamps", "events", "checks"}
-    options["maxBufferSize"] = {"each": 0, "telegraf": 0}.get(mode, 1_432)
+    if mode in ("buffered", "aggregated"):
+        # As its own documentation advises.
+        options["maxBufferSize"] = 8_192 if transport == "unixgram" else 1_432
+    else:
+        options["maxBufferSize"] = 0
     options["aggregation"] = mode == "aggregated"
     pipe.run(door, known, lambda round_of_calls: send_with_hot_shots(node_modules, options, round_of_calls))
