@@ -22,6 +22,9 @@
 #define LINE_KEYS_FAST 64u     /* tags, and fields, that the fast path takes; the general one takes any number */
 #define LINE_WINDOW 16384u     /* bytes indexed at a time: text and index stay in the first-level cache */
 #define LINE_KEY_BYTES 65535u  /* InfluxDB's limit of series key + 4 + field key */
+/* InfluxDB 1 and 2 hold the places of a line's tags in a list that starts with 100 and is doubled one tag too late:
+ * a line of exactly 100, 200, 400 … tags makes the server fail, and with it every line of the batch. */
+#define LINE_TAGS_FATAL 100u
 #define LINE_TIME_MIN (INT64_MIN + 2)
 #define LINE_TIME_MAX (INT64_MAX - 1)
 #define LINE_TEXT_MAX 65536u     /* default limit of a line, bytes */
@@ -170,6 +173,15 @@ static inline uint64_t line_agent_tag(const line_tags_t *tags, const line_key_t 
         if (unlikely(key->hash == tags->tag[i].key.hash) && line_key_equal(key, &tags->tag[i].key))
             found |= UINT64_C(1) << i;
     return found;
+}
+
+/* Whether a line of so many tags makes a server fail. */
+static inline bool line_tags_fatal(uint64_t count)
+{
+    uint64_t fatal = LINE_TAGS_FATAL;
+    while (fatal < count)
+        fatal *= 2;
+    return fatal == count;
 }
 
 /* Puts the agent's tags into l->extra, but for those that the line has (`present`, a bit for each). */

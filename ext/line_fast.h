@@ -121,6 +121,8 @@ static inline const uint32_t *line_fast(line_reader_t *c, const uint8_t *b, uint
         for (uint32_t i = 0; i < tag_count; i++)
             present |= line_agent_tag(c->tags, &keys[i]);
         line_add_tags(c, l, present);
+        if (unlikely(tag_count + c->tags->count >= LINE_TAGS_FATAL))
+            return NULL;
     }
 
     uint32_t fields = mark + 1, field_count = 0;

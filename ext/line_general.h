@@ -516,11 +516,12 @@ static inline drop_t line_take_apart(line_reader_t *c, line_text_t t, line_t *l,
     drop_t reason = line_read_head(c, t, &at, c->scratch, l, &even_space);
     if (reason != DROP_NONE)
         return reason;
+    uint64_t present = 0, tag_count = c->keys.count;
     if (c->tags->count) {
-        uint64_t present = 0;
         for (uint32_t i = 0; i < c->keys.count; i++)
             present |= line_agent_tag(c->tags, &c->keys.entries[i].key);
         line_add_tags(c, l, present);
+        tag_count += c->tags->count - (uint32_t)__builtin_popcountll(present);
     }
     uint8_t *to = c->scratch + l->series_length;
     if ((reason = line_read_fields(c, t, &at, to, l, &key_longest)) != DROP_NONE)
@@ -533,6 +534,8 @@ static inline drop_t line_take_apart(line_reader_t *c, line_text_t t, line_t *l,
         return DROP_UTF8;
     if ((uint64_t)l->series_length + l->extra_length + 4 + key_longest > LINE_KEY_BYTES)
         return DROP_KEY_TOO_LONG;
+    if (line_tags_fatal(tag_count))
+        return DROP_TAG;
     if (even_space && !line_splits_alike(l))
         return DROP_BACKSLASH;
     *end = at;

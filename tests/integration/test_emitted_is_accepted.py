@@ -64,6 +64,7 @@ def assert_taken(server: Influxd, body: bytes) -> None:
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=lines.datagrams, tags=lines.agent_tags, precision=st.sampled_from(["ns", "us", "ms", "s"]))
 @example(data=b"m time=1\nm time=1,f=2\n", tags=[], precision="ns")
+@example(data=b"m" + b"".join(b",t%d=v" % number for number in range(100)) + b" f=1", tags=[], precision="ns")
 @example(data=b"m f=1 9223372036854775806\nm f=1 -9223372036854775806\n", tags=[], precision="ns")
 @example(data=b'm\\\\ ,t=a\\\\,b f="x\ny\\"",g=1u\n', tags=[], precision="s")
 @example(data=b'm\\\\ x,a=b"c f="x\ny" 5\nm,a\\\\ b=c f"x=1,g="\n" 6\n', tags=[(b"q", b'"')], precision="ns")

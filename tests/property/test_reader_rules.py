@@ -57,6 +57,7 @@ ACCEPTED = [
 DROPPED = {
     "measurement": [b",t=v f=1", b" ,t=v f=1", b","],
     "tag": [
+        *(b"m" + b"".join(b",t%d=v" % number for number in range(n)) + b" f=1" for n in (100, 200, 400)),
         b"m, f=1", b"m,t f=1", b"m,t= f=1", b"m,t=,u=1 f=1", b"m,=v f=1", b"m,,t=v f=1", b"m,t=v, f=1",
         b"m,t=a=b f=1", b"m,t==a=b f=1", b"m,t=\tf=1", b"m,t\tu=v f=1", b"m,t", b"m,t=", b"m,",
     ],
@@ -203,3 +204,12 @@ def test_lines_as_we_write_them_are_not_rewritten(read: Reader, line: bytes) -> 
 def test_lines_that_are_written_otherwise_are_rewritten(read: Reader, line: bytes) -> None:
     result = read(line + b"\n" + line + b"\n")
     assert (result.accepted, result.rewritten) == (2, 2)
+
+
+def test_a_number_of_tags_that_makes_a_server_fail_is_met_with_the_agents_tags_counted(read: Reader) -> None:
+    agent = [(b"a%d" % number, b"v") for number in range(40)]
+    for own, fine in ((59, True), (60, False), (61, True), (99, True), (100, True), (160, False)):
+        line = b"m" + b"".join(b",t%d=v" % number for number in range(own)) + b" f=1 1"
+        assert read(line, tags=agent).accepted == fine, own
+    for own in (99, 101, 199, 201):
+        assert read(b"m" + b"".join(b",t%d=v" % number for number in range(own)) + b" f=1 1").accepted == 1

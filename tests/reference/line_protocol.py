@@ -6,8 +6,8 @@
 :func:`read` is the oracle of ``agent._core.read_lines``: both return the same bytes and the same counts for
 every input. It reads strictly from left to right, and the first thing that is wrong names the reason. Some
 checks wait until a whole line has been read, in this order: the range of the timestamp, valid UTF-8, a key
-that is too long, backslashes that mislead InfluxDB about where the line ends. A line that is too long is
-called so whatever else is wrong with it.
+that is too long, a number of tags that no server survives, backslashes that mislead InfluxDB about where the
+line ends. A line that is too long is called so whatever else is wrong with it.
 
 What is accepted: whatever InfluxDB 1.8, InfluxDB 2.7 or line-protocol v2 accepts, provided that all of them
 that accept it understand the same. What is written: the subset that all of them understand.
@@ -47,6 +47,10 @@ TIME_NS_MAX = 2**63 - 2
 KEY_BYTES_MAX = 65_535
 KEY_SEPARATOR_BYTES = 4
 """InfluxDB stores a value under series key, four bytes, field key, and limits the sum."""
+
+TAG_COUNTS_FATAL = frozenset(100 * 2**power for power in range(20))
+"""InfluxDB 1 and 2 keep the places of a line's tags in a list that begins with 100 and is doubled one tag too
+late: a line of exactly so many tags makes the server fail (500), and with it every line of the batch."""
 
 RESERVED_TAGS = frozenset({b"time", b"_measurement", b"_field"})
 
@@ -244,6 +248,8 @@ def read_line(
     series = [measurement, *(key + value + b",=" for key, value in with_agent_tags(tags, added))]
     if sum(map(len, series)) + KEY_SEPARATOR_BYTES + max(map(len, fields)) > KEY_BYTES_MAX:
         raise Malformed("key_too_long")
+    if len(series) - 1 in TAG_COUNTS_FATAL:
+        raise Malformed("tag")
     line = Line(measurement, tags, fields, time, clamped, end)
     if not splits_alike(line.text(with_agent_tags(tags, added), None)):
         raise Malformed("backslash")
