@@ -220,24 +220,28 @@ def _growth(run: Run) -> None:
     """The same load over 1,000 and over 100,000 series, each at a listener of its own."""
     few, many = free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_DGRAM)
     series = {few: 1000, many: 100_000}
-    figure = run.figure(
-        "packed counters, 100,000 series",
-        "ns/sample",
-        baseline="1,000 series",
-        target=Target(1.3, at_least=False, of_ratio=True),
-    )
+    figures = {
+        scatter: run.figure(
+            f"packed counters, 100,000 series {order}",
+            "ns/sample",
+            baseline="1,000 series",
+            target=Target(1.3, at_least=False, of_ratio=True),
+        )
+        for scatter, order in ((False, "in turn"), (True, "at random"))
+    }
     with run.place() as folder:
         with AgentRun(folder, _config(folder, {few: True, many: True})) as agent:
             for port, number in series.items():
                 _fill(run, agent, port, Lines(shape=COUNTER, series=number), 200_000)
             _pin(agent)
             for _ in run.rounds("1,000 and 100,000 series"):
-                cost = {}
-                for port, number in series.items():
-                    lines = Lines(shape=COUNTER, series=number, scatter=True)
-                    load = _packed(lines, run.size(5_000_000, 400_000))
-                    cost[port] = 1e9 / receive.agent(load, agent, port, True).lines_per_core_s
-                figure.add(cost[many], cost[few])
+                for scatter, figure in figures.items():
+                    cost = {}
+                    for port, number in series.items():
+                        lines = Lines(shape=COUNTER, series=number, scatter=scatter)
+                        load = _packed(lines, run.size(5_000_000, 400_000))
+                        cost[port] = 1e9 / receive.agent(load, agent, port, True).lines_per_core_s
+                    figure.add(cost[many], cost[few])
             taken = sum(agent.read(port).aggregated for port in series)
         # The fewer are among the more.
         _check_last_tick(folder, taken, series[many])
