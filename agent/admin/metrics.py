@@ -175,10 +175,10 @@ def _ledger(ledger: Ledger) -> Iterator[Metric]:
             requests.add_metric((output.name, answer), count)
     yield dropped
     yield requests
-    slots = _gauge("output_ring_slots_used", "Bursts in a ring; it has room for 65536.", ("output", "lane"))
+    slots = _gauge("output_ring_slots_used", "Bursts in a ring; it has room for 65536.", ("output", "writer"))
     for output in ledger.outputs:
         for ring in output.rings:
-            slots.add_metric((output.name, str(ring.lane)), ring.slots_used)
+            slots.add_metric((output.name, ring.writer), ring.slots_used)
     yield slots
 
 

@@ -178,7 +178,7 @@ def test_metrics_are_the_ledger(tmp_path: Path) -> None:
         assert found["penstock_dropped_metrics_total", (listener, ("reason", "ring_full"))] == 0
         output = ("output", "influx")
         assert found["penstock_output_waiting_metrics", (output,)] == 1
-        assert found["penstock_output_ring_slots_used", (("lane", "0"), output)] == 1
+        assert found["penstock_output_ring_slots_used", (output, ("writer", "lane-0"))] == 1
         assert found["penstock_output_attempts_total", (output,)] == 7
         assert found["penstock_output_requests_total", (("answer", "error"), output)] == 2
         assert found["penstock_output_state", (output, ("state", "holding"))] == 1
