@@ -217,6 +217,13 @@ static inline uint32_t statsd_head_put(statsd_items_t *items, const uint8_t *nam
         memcpy(to, item->value, item->value_length);
         to += item->value_length;
     }
+    /* With so many tags of its own a series goes without one of the agent's, rather than not at all. */
+    if (agent != NULL && agent->count) {
+        uint64_t all = agent->count == LINE_TAGS_MAX ? ~UINT64_C(0) : (UINT64_C(1) << agent->count) - 1;
+        uint64_t missing = all & ~*present;
+        if (unlikely(missing && line_tags_fatal(items->count + (uint32_t)__builtin_popcountll(missing))))
+            *present |= missing & (0 - missing);
+    }
     return (uint32_t)length;
 }
 
@@ -292,6 +299,10 @@ static inline uint32_t statsd_canonical(const aggregate_settings_t *settings, ui
     uint8_t kind[PORT_PADDING] = {0};
     memcpy(kind, statsd_type_names[type], strlen(statsd_type_names[type]));
     statsd_item_add(&items, metric_type, 11, kind, (uint32_t)strlen(statsd_type_names[type]), true);
+    if (line_tags_fatal(items.count)) {
+        *reason = DROP_TAG;
+        return 0;
+    }
     uint32_t n = statsd_head_put(&items, work, measurement, to, agent, present);
     if (n == 0)
         *reason = DROP_KEY_TOO_LONG;

@@ -466,6 +466,8 @@ static inline drop_t statsd_point(statsd_reader_t *s, statsd_said_t *said, const
 {
     uint64_t present = 0;
     uint8_t *series = s->table->text[0];
+    if (line_tags_fatal(said->items.count))
+        return DROP_TAG;
     uint32_t n = statsd_head_put(&said->items, measurement, measurement_length, series, s->reader->tags, &present);
     if (n == 0)
         return DROP_KEY_TOO_LONG;

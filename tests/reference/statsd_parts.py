@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tests.reference.line_protocol import TAG_COUNTS_FATAL
 from tests.reference.line_text import Malformed
 from tests.reference.statsd_text import head_text, tag_key, tag_text
 
@@ -58,6 +59,8 @@ def read_tags(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 
 def checked_head(name: bytes, tags: dict[bytes, bytes]) -> bytes:
+    if len(tags) in TAG_COUNTS_FATAL:
+        raise Malformed("tag")
     head = head_text(name, tags)
     if len(head) > HEAD_BYTES_MAX:
         raise Malformed("key_too_long")
