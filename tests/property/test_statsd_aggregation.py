@@ -42,6 +42,12 @@ def test_counters_are_exact(read: Reader) -> None:
     assert fields_of(point)[b"value"] == 9007199254740991.0
 
 
+def test_many_fractions_add_up_without_drifting(read: Reader) -> None:
+    (point,) = read([b"a" + b":0.1" * 16_000 + b"|c"] * 5, PLAIN).ticked
+    # Added one by one to a plain double they come to 8000.000000001.
+    assert fields_of(point)[b"value"] == pytest.approx(8_000, rel=0, abs=1e-11)
+
+
 def test_sets_count_their_members_by_their_bytes(read: Reader) -> None:
     outcome = read([b"a:x|s", b"a:x|s", b"a:x:y|s", b"a:\xff\0|s", b"a: x|s|@0.1"], PLAIN)
     assert fields_of(only(outcome)) == {b"value": 4.0}

@@ -27,6 +27,9 @@ hows = st.builds(
     separator=st.sampled_from(["_", ".", "-", "__"]),
     dialect=make.dialects,
     max_line=st.sampled_from([65_536, 65_536, 40]),
+    tags=st.sampled_from(
+        [(), (), ((b"dc", b"eu 1"), (b"k k", b"a=b")), ((b"host", b"h"), (b"metric_type", b"m"))]
+    ),
 )
 
 

@@ -214,7 +214,7 @@ simple = st.tuples(
 """What a fast path takes, and must not take too much of."""
 
 crowds = st.tuples(
-    st.sampled_from([1, 20, 127, 128, 129, 200]),
+    st.sampled_from([1, 20, 97, 98, 99, 100, 127, 128, 129, 200]),
     st.sampled_from([1, 20, 60, 64, 4_000, 8_180]),
     st.sampled_from([b"v", b" ", b"="]),
     st.booleans(),

@@ -10,15 +10,18 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tests.conftest import missing
 from tests.reference.points import Point, parse
-from tests.reference.statsd import Options, read
+from tests.reference.statsd import TYPES, Options, read
 from tests.reference.statsd_aggregate import EXPIRE_S, Aggregator, Timing, body_of
+from tests.reference.statsd_parts import Point as SeriesPoint
 from tests.reference.statsd_parts import Sample
 
 NAMES = ("reference",)
 
 ARRIVAL_NS = 1_600_000_000_000_000_000
 TICK_NS = 1_600_000_010_000_000_000
+RING_BYTES = 1 << 20
 
 
 Key = tuple[bytes, tuple[tuple[bytes, bytes], ...]]
@@ -39,6 +42,8 @@ class Settings:
     separator: str = "_"
     dialect: str = "auto"
     max_line: int = 65_536
+    tags: tuple[tuple[bytes, bytes], ...] = ()
+    """Of the agent, raw: put to points that have none of their key."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,60 @@ Reader = Callable[[Sequence[bytes], Settings], Outcome]
 
 def reader(name: str) -> Reader:
     """The implementation of that name; skips the test where it is missing."""
-    assert name == "reference"
-    return reference
+    if name == "reference":
+        return reference
+    try:
+        from agent import _core
+    except ImportError as error:
+        missing(f"needs the compiled core: {error}")
+
+    lane = _core.Lane(0)
+
+    def compiled(datagrams: Sequence[bytes], settings: Settings) -> Outcome:
+        if "+" in settings.dialect:
+            # Such sums of dialects are of tests alone: a listener has one, or all.
+            return reference(datagrams, settings)
+        expire = settings.expire
+        aggregator = _core.Aggregator(
+            1,
+            percentiles=settings.percentiles,
+            relative_error=settings.relative_error,
+            gauge_deltas=settings.gauge_deltas,
+            reset_gauges=settings.reset_gauges,
+            expire=expire if isinstance(expire, Mapping) else dict.fromkeys(TYPES.values(), expire),
+            max_series=settings.max_series,
+            separator=settings.separator,
+            dialect=settings.dialect,
+        )
+        results = [
+            _core.read_statsd(
+                datagram,
+                aggregator,
+                tags=settings.tags,
+                now_ns=ARRIVAL_NS + number * 1_000,
+                line_bytes_max=settings.max_line,
+            )
+            for number, datagram in enumerate(datagrams)
+        ]
+        dropped: Counter[str] = Counter()
+        for result in results:
+            dropped.update(result["dropped"])
+        ring = _core.Ring(None, RING_BYTES, _core.Waker())
+        written = aggregator.tick([lane], [ring], TICK_NS, tags=settings.tags)
+        batch = ring.take(RING_BYTES, 1 << 30, True)
+        body = bytes(batch) if batch is not None else b""
+        ticked = parse(body)
+        assert written == len(ticked)
+        return Outcome(
+            parse(b"".join(result["body"] for result in results)),
+            sorted(ticked, key=key_of),
+            sum(result["received"] for result in results),
+            sum(result["accepted"] for result in results),
+            sum(result["aggregated"] for result in results),
+            {reason: count for reason, count in dropped.items() if count},
+        )
+
+    return compiled
 
 
 def reference(datagrams: Sequence[bytes], settings: Settings) -> Outcome:
@@ -92,11 +149,16 @@ def reference(datagrams: Sequence[bytes], settings: Settings) -> Outcome:
                 passed.append(one)
     if aggregator.series_full:
         dropped["series_full"] = aggregator.series_full
-    keys = {head: key_of(parse(head + b" value=0 0\n")[0]) for head in aggregator.series}
+
+    def key(head: bytes) -> Key:
+        """As the point of this series has it, the agent's tags and all."""
+        return key_of(parse(body_of([SeriesPoint(head, ((b"value", b"0"),), 0)], settings.tags))[0])
+
+    keys = {head: key(head) for head in aggregator.series}
     timings = {keys[head]: series.timing for head, series in aggregator.series.items()}
     return Outcome(
-        parse(body_of(passed, now_ns=ARRIVAL_NS)),
-        sorted(parse(body_of(aggregator.tick(TICK_NS))), key=key_of),
+        parse(body_of(passed, settings.tags, ARRIVAL_NS)),
+        sorted(parse(body_of(aggregator.tick(TICK_NS), settings.tags)), key=key_of),
         received,
         received - sum(dropped.values()),
         aggregator.aggregated,
