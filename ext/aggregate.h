@@ -10,6 +10,8 @@
 #ifndef PENSTOCK_AGGREGATE_H
 #define PENSTOCK_AGGREGATE_H
 
+#include <float.h>
+
 #include "line.h"
 #include "series.h"
 
@@ -117,6 +119,15 @@ static __attribute__((noinline)) uint32_t aggregate_create(aggregate_t *a, const
     return primary;
 }
 
+/* Adds to the part of a counter, keeping what is lost to rounding (Neumaier). */
+static inline void aggregate_add_part(series_value_t *value, float *low, double v)
+{
+    double part = value->counter.part, sum = part + v;
+    if (likely(isfinite(sum)))
+        *low += (float)(fabs(part) >= fabs(v) ? (part - sum) + v : (v - sum) + part);
+    value->counter.part = sum;
+}
+
 /* Adds one sample to its series. False without memory for a new sketch or set. */
 static inline bool aggregate_update(aggregate_t *a, series_t *s, const sample_t *sample, int64_t arrival_ns)
 {
@@ -124,12 +135,14 @@ static inline bool aggregate_update(aggregate_t *a, series_t *s, const sample_t 
     switch (sample->type) {
     case SERIES_COUNTER: {
         double v = sample->value / sample->rate;
+        if (unlikely(!isfinite(v)))
+            v = copysign(DBL_MAX, v);
         int64_t whole = fabs(v) < 4e18 ? (int64_t)v : 0;
         int64_t sum;
         if (likely((double)whole == v && !__builtin_add_overflow(value->counter.whole, whole, &sum)))
             value->counter.whole = sum;
         else
-            value->counter.part += v;
+            aggregate_add_part(value, &s->more.low[a->epoch], v);
         break;
     }
     case SERIES_GAUGE:
@@ -143,7 +156,7 @@ static inline bool aggregate_update(aggregate_t *a, series_t *s, const sample_t 
     case SERIES_SET:
         if (value->set.members == NULL && (value->set.members = calloc(1, sizeof(members_t))) == NULL)
             return false;
-        members_add(value->set.members, series_mix(a->member_seed, sample->member, sample->member_length));
+        members_add(value->set.members, members_spread(series_mix(a->member_seed, sample->member, sample->member_length)));
         break;
     default:
         if (value->timing.sketch == NULL && (value->timing.sketch = calloc(1, sizeof(sketch_t))) == NULL)

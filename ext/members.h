@@ -23,6 +23,16 @@ typedef struct members {
     uint8_t *registers;   /* owned; NULL while exact */
 } members_t;
 
+/* Spreads a hash over all its bits: registers are chosen by the upper ones, ranks come from the others. */
+static inline uint64_t members_spread(uint64_t hash)
+{
+    hash ^= hash >> 32;
+    hash *= UINT64_C(0xD6E8FEB86659FD93);
+    hash ^= hash >> 32;
+    hash *= UINT64_C(0xD6E8FEB86659FD93);
+    return hash ^ hash >> 32;
+}
+
 static inline void members_register(members_t *m, uint64_t hash)
 {
     uint32_t at = (uint32_t)(hash >> (64 - MEMBERS_BITS));

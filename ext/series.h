@@ -62,7 +62,10 @@ typedef union {
 
 typedef struct {
     series_value_t value[2];
-    double base;         /* the ticker's: a gauge before this interval */
+    union {
+        double base;  /* the ticker's: a gauge before this interval */
+        float low[2]; /* a counter's: what rounding has taken from its part; one for each epoch */
+    } more;
     uint32_t samples[2]; /* 0: silent in that epoch */
     uint16_t name_length, tags_length;
     uint8_t kind;   /* type and flags; written when it is made */

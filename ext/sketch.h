@@ -291,7 +291,7 @@ static inline double sketch_median(const sketch_t *s, const sketch_scale_t *scal
 
 static inline double sketch_sum(const sketch_t *s)
 {
-    return s->sum + s->sum_low;
+    return isfinite(s->sum) ? s->sum + s->sum_low : s->sum;
 }
 
 /* Population standard deviation. */

@@ -127,10 +127,10 @@ static inline bool statsd_type(const uint8_t *p, uint32_t n, series_type_t *type
     }
 }
 
-/* `@` and a number of (0, 1]. */
+/* A number of (0, 1] whose inverse is finite. */
 static inline bool statsd_rate(const uint8_t *p, uint32_t n, double *rate)
 {
-    return statsd_number(p, n, rate) && *rate > 0 && *rate <= 1;
+    return statsd_number(p, n, rate) && *rate > 0 && *rate <= 1 && isfinite(1 / *rate);
 }
 
 static inline bool statsd_time(const uint8_t *p, uint32_t n, uint64_t *time)
@@ -170,21 +170,6 @@ static inline drop_t statsd_check_values(const statsd_group_t *g, uint64_t *coun
     }
     *count += found;
     return found ? DROP_NONE : DROP_VALUE;
-}
-
-/* A counter's sum that is infinite, or a weight that is. */
-static inline drop_t statsd_check_rate(const statsd_group_t *g)
-{
-    if (g->rate == 1)
-        return DROP_NONE;
-    if (g->type >= SERIES_TIMING && !isfinite(1 / g->rate))
-        return DROP_RATE;
-    uint32_t at = 0, end = 0;
-    double value;
-    for (; g->type == SERIES_COUNTER && statsd_next_value(g, &at, &end); at = end + 1)
-        if (statsd_number(g->values + at, end - at, &value) && !isfinite(value / g->rate))
-            return DROP_VALUE;
-    return DROP_NONE;
 }
 
 /* Adds a `#` part to those of the line; a second one is joined to the first in s->joined. */
@@ -233,7 +218,6 @@ static inline drop_t statsd_read_group(statsd_reader_t *s, statsd_line_t t, uint
             splits = colon != NULL;
             if (!statsd_rate(p + 1, (uint32_t)((colon ? colon : p + n) - p) - 1, &g->rate))
                 return DROP_RATE;
-            reason = statsd_check_rate(g);
         } else if (n > 1 && *p == ':') {
             splits = true;
         } else if (n > 0 && *p == '#' && s->table->settings->dialect & DIALECT_DOGSTATSD) {
@@ -287,9 +271,10 @@ static inline void statsd_pass_group(statsd_reader_t *s, statsd_line_t t, uint32
     double value = 0, one = 0;
     for (; statsd_next_value(g, &at, &end); at = end + 1) {
         statsd_number(g->values + at, end - at, &one);
-        value = g->type == SERIES_COUNTER ? value + one / g->rate : one;
+        one = g->type == SERIES_COUNTER ? one / g->rate : one;
+        value = g->type == SERIES_COUNTER ? value + (isfinite(one) ? one : copysign(DBL_MAX, one)) : one;
+        value = isfinite(value) ? value : copysign(DBL_MAX, value);
     }
-    value = value > 1.7976931348623157e308 ? 1.7976931348623157e308 : value < -1.7976931348623157e308 ? -1.7976931348623157e308 : value;
     drop_t reason = DROP_NONE;
     uint64_t present = 0;
     uint8_t *text = s->table->text[0];
@@ -477,7 +462,7 @@ static inline drop_t statsd_point(statsd_reader_t *s, statsd_said_t *said, const
 }
 
 /*  _e{5,4}:title|text|t:error|#tag:v
- *     ^ ^  ^^^^^ ^^^^                    lengths in bytes */
+ *     ^ ^  ^^^^^ ^^^^                    lengths in bytes; so blanks behind the text are cut off only here */
 static inline drop_t statsd_read_event(statsd_reader_t *s, statsd_line_t t, line_counts_t *counts)
 {
     const uint8_t *comma = memchr(t.p, ',', t.n), *brace = memchr(t.p, '}', t.n);
@@ -490,6 +475,8 @@ static inline drop_t statsd_read_event(statsd_reader_t *s, statsd_line_t t, line
         return DROP_EVENT;
     const uint8_t *title_at = t.p + at + 1, *text_at = title_at + title + 1;
     uint32_t behind = (uint32_t)(at + 1 + title + 1 + text);
+    while (t.n > behind && statsd_blank(t.p[t.n - 1]))
+        t.n--;
     if (behind < t.n && t.p[behind] != '|')
         return DROP_EVENT;
     if (!utf8_valid(t.p, t.n))
@@ -573,6 +560,7 @@ static __attribute__((noinline)) void statsd_read_line(statsd_reader_t *s, const
     drop_t reason = DROP_NONE;
     while (t.n > 0 && statsd_blank(*t.p))
         t.p++, t.n--;
+    uint32_t whole = t.n;
     while (t.n > 0 && statsd_blank(t.p[t.n - 1]))
         t.n--;
     if (n > s->reader->line_bytes_max) {
@@ -580,7 +568,7 @@ static __attribute__((noinline)) void statsd_read_line(statsd_reader_t *s, const
     } else if (t.n == 0) {
         return;
     } else if (t.n >= 3 && memcmp(t.p, "_e{", 3) == 0) {
-        reason = statsd_read_event(s, t, counts);
+        reason = statsd_read_event(s, (statsd_line_t){t.p, whole}, counts);
     } else if (t.n >= 4 && memcmp(t.p, "_sc|", 4) == 0) {
         reason = statsd_read_check(s, t, counts);
     } else {

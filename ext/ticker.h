@@ -54,7 +54,7 @@ typedef struct {
 /* All that the series of one group have collected. */
 typedef struct {
     __int128 whole;
-    double part;
+    double part, low;
     double base, change, absolute;
     uint64_t when;
     bool based, moved;
@@ -123,17 +123,22 @@ static inline void ticker_collect(ticker_sum_t *sum, series_t *s, uint32_t epoch
     sum->samples += samples;
     uint8_t type = s->kind & SERIES_TYPE;
     if (type == SERIES_GAUGE && s->marks & SERIES_BASED) {
-        sum->base = s->base;
+        sum->base = s->more.base;
         sum->based = true;
     }
     if (samples == 0)
         return;
     s->samples[epoch] = 0;
     switch (type) {
-    case SERIES_COUNTER:
+    case SERIES_COUNTER: {
         sum->whole += value->counter.whole;
-        sum->part += value->counter.part;
+        double before = sum->part, part = value->counter.part;
+        sum->part += part;
+        if (isfinite(sum->part))
+            sum->low += (fabs(before) >= fabs(part) ? (before - sum->part) + part : (part - sum->part) + before) + s->more.low[epoch];
+        s->more.low[epoch] = 0;
         break;
+    }
     case SERIES_GAUGE:
         if (!(value->gauge.when & GAUGE_SET)) {
             sum->change += value->gauge.value;
@@ -180,6 +185,14 @@ static inline uint8_t *ticker_fields_of_sketch(const ticker_t *k, uint8_t *to, c
     return to;
 }
 
+/* All that a counter has counted, rounded once. */
+static inline double ticker_counter(const ticker_sum_t *sum)
+{
+    if (!isfinite(sum->part))
+        return sum->part;
+    return (double)((long double)sum->whole + (long double)sum->part + (long double)sum->low);
+}
+
 /* The fields of a group; 0 if there is nothing to say. */
 static inline uint32_t ticker_fields(ticker_t *k, uint8_t type, ticker_sum_t *sum)
 {
@@ -195,7 +208,7 @@ static inline uint32_t ticker_fields(ticker_t *k, uint8_t type, ticker_sum_t *su
     if (sum->samples == 0)
         return 0;
     if (type == SERIES_COUNTER)
-        return (uint32_t)(ticker_field(to, "value", (double)((long double)sum->whole + sum->part)) - k->fields);
+        return (uint32_t)(ticker_field(to, "value", ticker_counter(sum)) - k->fields);
     if (type == SERIES_SET)
         return (uint32_t)(ticker_field(to, "value", (double)members_count(sum->members)) - k->fields);
     return (uint32_t)(ticker_fields_of_sketch(k, to, sum->sketch) - k->fields);
@@ -255,7 +268,7 @@ static inline void ticker_group(ticker_t *k, const ticker_ref_t *refs, uint32_t 
         ticker_lane_t *lane = &k->lanes[refs[i].lane];
         series_t *s = series_at(&lane->aggregate->table, refs[i].id);
         if (type == SERIES_GAUGE) {
-            s->base = sum.base;
+            s->more.base = sum.base;
             s->marks = k->settings->reset_gauges ? s->marks & ~SERIES_BASED : s->marks | SERIES_BASED;
         }
         if (type == SERIES_SET && s->value[lane->epoch].set.members) {
