@@ -6,7 +6,6 @@ The pieces stand in the order in which a metric meets them on the way out of thi
 
 from os import environ as os_environ, fsencode as os_fsencode, unlink as os_unlink
 from re import compile as re_compile
-from string import ascii_letters, digits
 from threading import Lock
 
 cimport cython

@@ -47,7 +47,7 @@ cdef class Settings:
         free(self.settings)
 
 
-cdef str SEPARATOR_BYTES = ascii_letters + digits + "_.-;"
+cdef str SEPARATOR_BYTES = "".join(chr(i) for i in range(128) if chr(i).isalnum()) + "_.-;"
 cdef dict EXPIRE = dict.fromkeys(("counter", "gauge", "set", "timing", "histogram", "distribution"), 300.0)
 
 
