@@ -22,8 +22,10 @@ RANK_SLACK = 1e-9
 """Weights that are not whole may add up to a rank beside the one meant; relative to all weight."""
 SQUARES_MIN, SQUARES_MAX = 1e-150, 1e150
 """The squares of smaller values are 0; those of greater ones infinite, and what comes of them just finite."""
-TINY = 1e-300
-"""Values too small for a bucket of their own."""
+SUM_MAX = FLOAT_MAX / 4
+"""Beyond it a sum may pass the greatest double on its way, and must be finite, no more."""
+TINY, HUGE = 1e-300, 1.7e308
+"""Values too small for a bucket of their own; values in the last bucket, whose end is beyond a double."""
 SET_EXACT_MAX = 1_000
 SET_ERROR = 0.05
 """More than six times the standard error of HyperLogLog with 2^14 registers, 0.81 %."""
@@ -97,13 +99,20 @@ def _near_timing(name: bytes, wanted: float, got: float, timing: Timing, relativ
             got, wanted, rel_tol=SPREAD_ROUNDING, abs_tol=SPREAD_ROUNDING * most + SQUARES_MIN
         )
     if name in (b"sum", b"mean"):
+        if most * timing.weight > SUM_MAX:
+            return abs(got) <= FLOAT_MAX
         weight = timing.weight if name == b"sum" else 1.0
-        return abs(got - wanted) <= max(ROUNDING * most * weight, ROUNDING * abs(wanted))
+        return abs(got - wanted) <= max(ROUNDING * most * weight, ROUNDING * abs(wanted)) + TINY
     if name == b"median":
         ends = [timing.middle(-RANK_SLACK), timing.middle(RANK_SLACK)]
-        error = relative_error * max(abs(low) / 2 + abs(high) / 2 for low, high in ends) + TINY
+        error = (
+            relative_error
+            * (2 if most > HUGE else 1)
+            * max(abs(low) / 2 + abs(high) / 2 for low, high in ends)
+            + TINY
+        )
         return ends[0][0] / 2 + ends[0][1] / 2 - error <= got <= ends[1][0] / 2 + ends[1][1] / 2 + error
     percentile = float(name.removesuffix(b"_percentile"))
     low, high = timing.percentile(percentile, -RANK_SLACK), timing.percentile(percentile, RANK_SLACK)
-    slack = relative_error * (1 + 1e-9)
+    slack = relative_error * (2 if max(abs(low), abs(high)) > HUGE else 1 + 1e-9)
     return low - slack * abs(low) - TINY <= got <= high + slack * abs(high) + TINY

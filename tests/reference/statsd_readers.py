@@ -17,7 +17,7 @@ from tests.reference.statsd_aggregate import EXPIRE_S, Aggregator, Timing, body_
 from tests.reference.statsd_parts import Point as SeriesPoint
 from tests.reference.statsd_parts import Sample
 
-NAMES = ("reference",)
+NAMES = ("reference", "compiled")
 
 ARRIVAL_NS = 1_600_000_000_000_000_000
 TICK_NS = 1_600_000_010_000_000_000
