@@ -87,7 +87,7 @@ static inline int32_t sketch_bucket(const sketch_scale_t *scale, double magnitud
 static inline double sketch_value(const sketch_scale_t *scale, int32_t bucket)
 {
     double low = sketch_exp(bucket / scale->buckets_per_unit), high = sketch_exp((bucket + 1) / scale->buckets_per_unit);
-    return isfinite(high) ? 2 / (1 / low + 1 / high) : low;
+    return isfinite(high) ? 2 / (1 / low + 1 / high) : low * (1 + scale->relative_error);
 }
 
 static inline size_t sketch_width(const sketch_t *s)
