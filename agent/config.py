@@ -14,6 +14,7 @@ from typing import Any, cast
 from msgspec.structs import fields
 
 from agent.config_checks import Section, check
+from agent.config_kinds import Inner, Kind
 from agent.config_schema import OUTPUT_TYPE, OUTPUT_TYPES, Table, kinds
 from agent.config_schema import Agent as Agent
 from agent.config_schema import Config as Config
@@ -25,6 +26,8 @@ from agent.config_schema import Listen as Listen
 from agent.config_schema import Log as Log
 from agent.config_schema import NullOutput as NullOutput
 from agent.config_schema import Output as Output
+from agent.config_schema import RejectedTable as RejectedTable
+from agent.config_schema import SpoolTable as SpoolTable
 from agent.config_source import UNFILLED, Source, join, read_tree
 from agent.config_values import hint, one_of, quote
 from agent.errors import ConfigError
@@ -110,6 +113,11 @@ def _read(
     for field in fields(struct):
         name, kind = field.name, known[field.name]
         if name in table and table[name] is not UNFILLED:
+            if isinstance(kind, Inner) and isinstance(table[name], dict):
+                inner = _read(kind.table, table[name], join(path, name), source)
+                values[name] = inner.table
+                wrong |= {join(name, key) for key in inner.wrong}
+                continue
             try:
                 values[name] = kind.read(table[name])
                 continue
@@ -147,6 +155,8 @@ def _places() -> dict[str, frozenset[str]]:
         "[log]": frozenset(kinds(Log)),
         "[[listen]]": frozenset(kinds(Listen)),
         "[flush]": frozenset(kinds(Flush)),
+        "[output.spool]": frozenset(kinds(SpoolTable)),
+        "[output.rejected]": frozenset(kinds(RejectedTable)),
         **{f'[[output]] of type "{one.type}"': frozenset(kinds(one)) for one in OUTPUT_TYPES.values()},
     }
 
@@ -165,10 +175,14 @@ def dump(config: Config) -> dict[str, Any]:
 def _dump(table: Table) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     for name, kind in kinds(type(table)).items():
-        shown[name] = kind.show(getattr(table, name))
+        shown[name] = _show(kind, getattr(table, name))
         if name == "name" and isinstance(table, Destination):
             shown["type"] = cast(Output, table).type
     return shown
+
+
+def _show(kind: Kind, value: Any) -> Any:
+    return _dump(value) if isinstance(value, Table) else kind.show(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,5 +219,7 @@ def _diff(path: str, old: Table | None, new: Table | None, changes: list[Change]
         return
     for name, kind in kinds(type(old)).items():
         before, after = getattr(old, name), getattr(new, name)
-        if before != after:
-            changes.append(Change(f"{path}.{name}", kind.show(before), kind.show(after)))
+        if isinstance(before, Table) and isinstance(after, Table):
+            _diff(f"{path}.{name}", before, after, changes)
+        elif before != after:
+            changes.append(Change(f"{path}.{name}", _show(kind, before), _show(kind, after)))

@@ -87,6 +87,7 @@ def check(source: Source, flush: Section, listen: list[Section], output: list[Se
             _check_credentials(source, section)
             _check_tls(source, section)
             _check_retry(source, section)
+            _check_spool(source, flush, section)
 
 
 def _check_unique(
@@ -213,3 +214,16 @@ def _check_retry(source: Source, section: Section) -> None:
     if section.sure("retry_min", "retry_max") and table.retry_min > table.retry_max:
         low, high = format_duration(table.retry_min), format_duration(table.retry_max)
         source.report(f"{section.path}.retry_min", f"{low} is longer than retry_max ({high})")
+
+
+def _check_spool(source: Source, flush: Section, section: Section) -> None:
+    """A spool that cannot take one batch would drop each as it comes."""
+    spool = section.table.spool
+    if spool is None or not flush.sure("batch_bytes") or not section.sure("spool", "spool.max_bytes"):
+        return
+    if spool.max_bytes < flush.table.batch_bytes:
+        source.report(
+            f"{section.path}.spool.max_bytes",
+            f"{format_size(spool.max_bytes)} is less than one batch: flush.batch_bytes is "
+            f"{format_size(flush.table.batch_bytes)}",
+        )

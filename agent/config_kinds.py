@@ -284,6 +284,27 @@ class Text(Kind):
         return MASK if self.secret and value else value
 
 
+class Inner(Kind):
+    """A table inside a table, or ``false`` for none where it is *optional*; a struct, or None, once read.
+
+    What stands in the table is read key by key, each with its own path in a message, by whoever reads the
+    table around it (:mod:`agent.config`). Only what is no table comes here.
+    """
+
+    def __init__(self, table: type, optional: bool = False) -> None:
+        self.table = table
+        self.optional = optional
+        self.wanted = "a table, or false" if optional else "a table"
+
+    def read(self, value: object) -> None:
+        off = value == "false" if isinstance(value, Filled) else value is False
+        if not off or not self.optional:
+            raise ValueError(f"got {quote(value)}; wanted {self.wanted}")
+
+    def show(self, value: Any) -> Any:
+        return False if value is None else value
+
+
 class ListenAddress(Text):
     """An address that :func:`parse_listen_address` takes."""
 

@@ -21,6 +21,7 @@ from agent.config_kinds import (
     Durations,
     Flag,
     HostPort,
+    Inner,
     Integer,
     IntegerOrAuto,
     Kind,
@@ -32,7 +33,7 @@ from agent.config_kinds import (
     Text,
     Url,
 )
-from agent.config_values import KIB, MIB, parse_duration
+from agent.config_values import GIB, KIB, MIB, parse_duration
 
 
 def _processors() -> int:
@@ -155,9 +156,32 @@ class Destination(Table, frozen=True, kw_only=True):
 
     name: Annotated[
         str,
-        Text(pattern="[A-Za-z0-9_.-]+", wanted="letters, digits, and any of _.-", empty=False, chars_max=64),
+        Text(
+            # Also the name of a folder, which "." and ".." cannot be.
+            pattern=r"(?!\.{1,2}\Z)[A-Za-z0-9_.-]+",
+            wanted="letters, digits, and any of _.-",
+            empty=False,
+            chars_max=64,
+        ),
     ]
     ring_bytes: Annotated[int, Size("64KiB", "64GiB")] = 64 * MIB
+
+
+class SpoolTable(Table, frozen=True, kw_only=True):
+    """``[output.spool]``: the queue on disk of one output."""
+
+    max_bytes: Annotated[int, Size("64KiB", "1024TiB")] = 10 * GIB
+    max_age: Annotated[float, Duration("1s", "3650d")] = 7 * 86400.0
+    min_free_space: Annotated[int, Size("0B", "1024TiB")] = 1 * GIB
+    sync: Annotated[str, Choice("interval", "always", "never")] = "interval"
+    spill_at: Annotated[float, Number(0.01, 1)] = 0.7
+
+
+class RejectedTable(Table, frozen=True, kw_only=True):
+    """``[output.rejected]``: what the server refused for good, with its reasons, in files."""
+
+    max_bytes: Annotated[int, Size("64KiB", "1024TiB")] = 256 * MIB
+    max_age: Annotated[float, Duration("1s", "3650d")] = 30 * 86400.0
 
 
 class InfluxOutput(Destination, frozen=True, kw_only=True, tag_field="type", tag="influxdb"):
@@ -176,15 +200,24 @@ class InfluxOutput(Destination, frozen=True, kw_only=True, tag_field="type", tag
     password: Annotated[str, Text(secret=True)] = ""
     compression: Annotated[str, Choice("auto", "gzip", "none")] = "auto"
     compression_level: Annotated[int, Integer(0, 3)] = 2
-    concurrency: Annotated[int, Integer(1, 64)] = 4
+    max_concurrency: Annotated[int, Integer(1, 64)] = 4
     connect_timeout: Annotated[float, Duration("1ms", "10m")] = 5.0
+    tls_timeout: Annotated[float, Duration("1ms", "10m")] = 10.0
     response_timeout: Annotated[float, Duration("1ms", "1h")] = 30.0
+    idle_timeout: Annotated[float, Duration("1ms", "1h")] = 30.0
+    batch_timeout: Annotated[float, Duration("1ms", "1d")] = 60.0
+    retries: Annotated[int, Integer(0, 1000)] = 3
     retry_min: Annotated[float, Duration("1ms", "1h")] = 0.1
     retry_max: Annotated[float, Duration("1ms", "1h")] = 30.0
+    breaker_sensitivity: Annotated[float, Number(1.5, 1000)] = 10.0
+    order: Annotated[str, Choice("fresh_first", "oldest_first")] = "fresh_first"
     ca: Annotated[str, Text(wanted="the path of a file")] = ""
     cert: Annotated[str, Text(wanted="the path of a file")] = ""
     key: Annotated[str, Text(wanted="the path of a file")] = ""
     insecure_skip_verify: Annotated[bool, Flag()] = False
+    spool: Annotated[SpoolTable | None, Inner(SpoolTable, optional=True)] = SpoolTable()
+    """None where the file says ``false``: nothing is kept on disk."""
+    rejected: Annotated[RejectedTable, Inner(RejectedTable)] = RejectedTable()
 
     @property
     def gzip(self) -> bool:

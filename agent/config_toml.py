@@ -13,7 +13,13 @@ from urllib.parse import urlsplit
 from msgspec.structs import fields
 
 from agent.config import Config, dump
-from agent.config_schema import FORMAT_KEYS, SCHEME_KEYS, Listen, Table
+from agent.config_kinds import Inner
+from agent.config_schema import FORMAT_KEYS, OUTPUT_TYPES, SCHEME_KEYS, Listen, Table, kinds
+
+_INNER = frozenset(
+    name for one in OUTPUT_TYPES.values() for name, kind in kinds(one).items() if isinstance(kind, Inner)
+)
+"""Keys of outputs that get a table of their own, ``[output.spool]``; others stand in one line."""
 
 
 def to_toml(config: Config, defaults: bool = True) -> str:
@@ -40,12 +46,18 @@ def to_toml(config: Config, defaults: bool = True) -> str:
 
 def _leave_out_defaults(shown: dict[str, Any], struct: Table) -> None:
     for field in fields(struct):
+        value = getattr(struct, field.name)
+        if isinstance(value, Table):
+            _leave_out_defaults(shown[field.name], value)
+            if not shown[field.name]:
+                del shown[field.name]
+            continue
         default = field.default
         if field.name == "name" and isinstance(struct, Listen):
             default = struct.address
         elif callable(field.default_factory):
             default = field.default_factory()
-        if getattr(struct, field.name) == default:
+        if value == default:
             shown.pop(field.name, None)
 
 
@@ -57,7 +69,11 @@ def _blocks(shown: Mapping[str, Any]) -> Iterator[str]:
                 yield f"[{name}]\n" + _lines(tables)
         else:
             for table in tables:
-                yield f"[[{name}]]\n" + _lines(table)
+                inner = [key for key, value in table.items() if key in _INNER and isinstance(value, Mapping)]
+                own = {key: value for key, value in table.items() if key not in inner}
+                yield f"[[{name}]]\n" + _lines(own)
+                for key in inner:
+                    yield f"[{name}.{key}]\n" + _lines(table[key])
 
 
 def _lines(table: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 KIB = 1 << 10
 MIB = 1 << 20
+GIB = 1 << 30
 
 _DURATION_UNITS = {
     "ns": Fraction(1, 10**9),

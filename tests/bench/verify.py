@@ -35,7 +35,7 @@ org = "o"
 bucket = "b"
 token = "t"
 compression = "{"gzip" if gzip else "none"}"
-concurrency = {CONCURRENCY}
+max_concurrency = {CONCURRENCY}
 ring_bytes = "{ring}"
 """
 

@@ -255,7 +255,7 @@ def test_a_dead_connection_costs_another_try_at_once_and_no_failure(server, cut)
 
 
 def test_a_pool_of_dead_connections_is_no_failure_either(server):
-    bench = Bench(server, retry_min=60, retry_max=60, concurrency=3)
+    bench = Bench(server, retry_min=60, retry_max=60, max_concurrency=3)
     gate = threading.Event()
     server.script(*[Answer(gate=gate)] * 3)
     with ThreadPoolExecutor(3) as threads:

@@ -13,6 +13,8 @@ from agent.config import (
     Listen,
     Log,
     NullOutput,
+    RejectedTable,
+    SpoolTable,
 )
 from agent.config_schema import METRIC_TYPES
 from tests.unit.config_folder import LISTEN, OUTPUT, Folder
@@ -116,11 +118,33 @@ def test_every_key_is_read(folder: Folder) -> None:
         password = "p"
         compression = "gzip"
         compression_level = 0
-        concurrency = 1
+        max_concurrency = 1
         connect_timeout = "1s"
+        tls_timeout = "3s"
         response_timeout = "2s"
+        idle_timeout = "4s"
+        batch_timeout = "5s"
+        retries = 0
         retry_min = "1ms"
         retry_max = "1h"
+        breaker_sensitivity = 2
+        order = "oldest_first"
+        [output.spool]
+        max_bytes = "1TiB"
+        max_age = "1h"
+        min_free_space = "0B"
+        sync = "never"
+        spill_at = 0.5
+        [output.rejected]
+        max_bytes = "1MiB"
+        max_age = "1d"
+        [[output]]
+        name = "memory"
+        type = "influxdb"
+        url = "http://db.example.org:8086"
+        org = "o"
+        bucket = "b"
+        spool = false
         [[output]]
         name = "two"
         type = "file"
@@ -180,12 +204,21 @@ def test_every_key_is_read(folder: Folder) -> None:
             password="p",
             compression="gzip",
             compression_level=0,
-            concurrency=1,
+            max_concurrency=1,
             connect_timeout=1.0,
+            tls_timeout=3.0,
             response_timeout=2.0,
+            idle_timeout=4.0,
+            batch_timeout=5.0,
+            retries=0,
             retry_min=0.001,
             retry_max=3600.0,
+            breaker_sensitivity=2.0,
+            order="oldest_first",
+            spool=SpoolTable(max_bytes=1 << 40, max_age=3600.0, min_free_space=0, sync="never", spill_at=0.5),
+            rejected=RejectedTable(max_bytes=1 << 20, max_age=86400.0),
         ),
+        InfluxOutput(name="memory", url="http://db.example.org:8086", org="o", bucket="b", spool=None),
         FileOutput(
             name="two",
             path="out",

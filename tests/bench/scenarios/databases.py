@@ -47,7 +47,7 @@ type = "influxdb"
 url = "http://{database.address}"
 {database.settings}
 compression = "none"
-concurrency = {CONCURRENCY}
+max_concurrency = {CONCURRENCY}
 ring_bytes = "{count * LINES.shape * 5 // 4 // 1024 + 1024}KiB"
 """
 
