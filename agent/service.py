@@ -9,15 +9,13 @@ signal is heard at any time. Lanes and flushers have threads of their own, see :
 """
 
 import asyncio
-import errno
-import fcntl
 import logging
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,9 +26,10 @@ from agent.admin import CONTROL_SOCKET
 from agent.admin.server import Admin
 from agent.admin.server import start as start_admin
 from agent.admin.status import OutputState, ReloadOutcome, ReloadStatus, ServiceStatus
-from agent.config import DEFAULT_PATH, Config, diff, load
+from agent.config import DEFAULT_PATH, Config, InfluxOutput, diff, load
 from agent.errors import EXIT_FAILURE, EXIT_OK, ConfigError, ControlError, PenstockError
 from agent.ledger import Ledger, settle
+from agent.lock import FolderLock
 from agent.pipeline import Pipeline
 from agent.route import Route
 
@@ -70,6 +69,7 @@ class Service:
         self._reloads = ReloadStatus()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._beats: dict[int, tuple[int, float]] = {}
+        self._state_lock = FolderLock(Path(config.agent.state_dir), "agent.state_dir", str(path))
 
     # ---- what the admin interface asks ----
 
@@ -109,10 +109,10 @@ class Service:
     async def run(self) -> int:
         """Start, serve until told to stop, stop. Returns the exit code."""
         self._listen_to_signals()
-        with _Lock() as lock:
+        with ExitStack() as locks:
             try:
                 async with self._changing:
-                    await self._start(lock)
+                    await self._start(locks)
             except PenstockError as error:
                 problems = error.problems if isinstance(error, ConfigError) else [error]
                 for problem in problems:
@@ -128,9 +128,14 @@ class Service:
             await self._close_admin()
         return self._exit_code
 
-    async def _start(self, lock: "_Lock") -> None:
+    async def _start(self, locks: ExitStack) -> None:
         agent = self._config.agent
-        lock.take(Path(agent.runtime_dir))
+        # The sockets of listeners may lie in it, so others may look into it.
+        runtime = FolderLock(Path(agent.runtime_dir), "agent.runtime_dir", str(self._path), mode=0o755)
+        locks.enter_context(runtime)
+        # Entered now, so that it is released last; taken when there is something to keep in the folder.
+        locks.callback(self._state_lock.release)
+        self._lock_state(self._config)
         self._control = await start_admin(str(Path(agent.runtime_dir) / CONTROL_SOCKET), self)
         if agent.admin:
             self._admin = await start_admin(agent.admin, self)
@@ -148,6 +153,11 @@ class Service:
             },
         )
         systemd.ready(self._summary())
+
+    def _lock_state(self, config: Config) -> None:
+        """Claim the state folder if an output of *config* keeps something in it. Raises ControlError."""
+        if any(isinstance(output, InfluxOutput) for output in config.output) and not self._state_lock.held:
+            self._state_lock.take()
 
     async def _drain(self) -> None:
         """Stop receiving, deliver what is left, and settle the account."""
@@ -227,6 +237,7 @@ class Service:
         old = self._config
         new = await self._load()
         changes = tuple(map(str, diff(old, new)))
+        self._lock_state(new)
         admin = self._admin
         if new.agent.admin != old.agent.admin:
             admin = await start_admin(new.agent.admin, self, former=admin) if new.agent.admin else None
@@ -375,30 +386,3 @@ def _output_state(route: Route) -> OutputState:
         since=health.since,
         last_error=health.last_error,
     )
-
-
-class _Lock:
-    """Keeps a second agent from the runtime folder, whose rings it would overwrite. Goes with the process."""
-
-    def __init__(self) -> None:
-        self._fd = -1
-
-    def take(self, folder: Path) -> None:
-        """Make *folder* if need be, and claim it. Raises ControlError."""
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno == errno.EWOULDBLOCK:
-                message = "another agent runs with it; stop that one, or choose another folder"
-            else:
-                message = f"cannot use the folder: {error.strerror}"
-            raise ControlError(f"agent.runtime_dir: {folder}: {message}") from error
-
-    def __enter__(self) -> "_Lock":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)

@@ -5,8 +5,9 @@
         agent.wait_for(lambda status: status["outputs"][0]["ledger"]["delivered"] == 1)
         assert agent.stop() == 0
 
-In the config, ``{folder}`` stands for the test's folder. Its ``[agent]`` is given the runtime folder; where
-it has none, one without admin HTTP is put before it. The agent is asked on its control socket.
+In the config, ``{folder}`` stands for the test's folder. Its ``[agent]`` is given the runtime folder and the
+state folder; where it has none, one without admin HTTP is put before it. The agent is asked on its control
+socket.
 """
 
 import http.client
@@ -71,6 +72,7 @@ class AgentProcess:
         self.config_path = folder / "penstock.toml"
         self.log_path = folder / "agent.log"
         self.runtime_dir = folder / "run"
+        self.state_dir = folder / "state"
         self.write_config(config)
         self.notifications: list[dict[str, str]] = []
         self._env = {**os.environ, **(env or {})}
@@ -169,7 +171,10 @@ class AgentProcess:
         """Replace the config file, in one step."""
         if "[agent]" not in config:
             config = f'[agent]\nadmin = ""\n{config}'
-        config = config.replace("[agent]", f'[agent]\nruntime_dir = "{self.runtime_dir}"', 1)
+        folders = f'runtime_dir = "{self.runtime_dir}"\n'
+        if "state_dir" not in config:
+            folders += f'state_dir = "{self.state_dir}"\n'
+        config = config.replace("[agent]", f"[agent]\n{folders}", 1)
         new = self.config_path.with_suffix(".new")
         new.write_text(config.replace("{folder}", str(self.folder)))
         new.replace(self.config_path)

@@ -290,6 +290,27 @@ def test_a_second_agent_with_the_same_runtime_folder_is_refused(tmp_path: Path) 
         assert (first.runtime_dir / "rings" / "out.0.ring").exists()
 
 
+def test_a_second_agent_with_the_same_state_folder_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
+    sink = '[[output]]\nname = "db"\ntype = "influxdb"\nurl = "http://127.0.0.1:9"\n'
+    sink += 'version = 1\ndatabase = "d"\n'
+    with AgentProcess(tmp_path, f"{udp_listener(free_port())}{sink}") as first:
+        (tmp_path / "second").mkdir()
+        agent = f'[agent]\nadmin = ""\nstate_dir = "{first.state_dir}"\n'
+        second = AgentProcess(tmp_path / "second", f"{agent}{udp_listener(free_port())}{sink}")
+        try:
+            second.spawn()
+            assert second.wait() == EXIT_FAILURE
+            problem = second.log("cannot start")[0]["problem"]
+            assert problem.startswith(f"agent.state_dir: {first.state_dir}: another agent runs with it: ")
+            assert f"process {first.pid} ({first.config_path})" in problem
+            # An agent that keeps nothing in the folder has no need of it.
+            second.write_config(f"{agent}{udp_listener(free_port())}{file_output('out')}")
+            second.start()
+            assert second.reload(f"{agent}{udp_listener(free_port())}{sink}")["problems"] == [problem]
+        finally:
+            second.close()
+
+
 def test_the_watchdog_is_fed(tmp_path: Path) -> None:
     config = f"{udp_listener(free_port())}{file_output('out')}"
     with AgentProcess(tmp_path, config, env={"WATCHDOG_USEC": "400000"}) as agent:
