@@ -17,6 +17,7 @@ at rest ``written = delivered + rejected + dropped + waiting`` holds exactly.
 """
 
 import logging
+import math
 import random
 import threading
 import time
@@ -26,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from agent._core import count_lines, split_lines
-from agent.outputs.base import Kind, Output, Verdict, one_line
+from agent.outputs.base import Kind, Output, Payload, Verdict, one_line
 from agent.outputs.verdicts import OVERLOADED
 
 logger = logging.getLogger(__name__)
@@ -212,14 +213,15 @@ class Delivery:
         while pieces:
             start, end, metrics = pieces.pop()
             with body[start:end] as piece:
-                verdict = self._decide(piece, metrics)
+                verdict = self._decide(self._encode(piece, metrics))
                 if verdict is None:
                     tally.dropped += metrics
                 elif verdict.kind is Kind.DELIVERED:
-                    tally.delivered += metrics - verdict.rejected
-                    tally.rejected += verdict.rejected
-                    if verdict.rejected:
-                        self._log_rejected(verdict, verdict.rejected, metrics, b"")
+                    refused = min(len(verdict.refused), metrics)
+                    tally.delivered += metrics - refused
+                    tally.rejected += refused
+                    if refused:
+                        self._log_rejected(verdict, refused, metrics, b"")
                 elif verdict.kind is Kind.SPLIT and (lines := count_lines(piece)) > 1:
                     middle = start + split_lines(piece, lines // 2)
                     left = min(lines // 2, metrics)
@@ -230,14 +232,23 @@ class Delivery:
                     sample = bytes(piece[:SAMPLE_BYTES]) if metrics == 1 else b""
                     self._log_rejected(verdict, metrics, metrics, sample)
 
-    def _decide(self, body: memoryview, metrics: int) -> Verdict | None:
+    def _encode(self, body: memoryview, metrics: int) -> Payload:
+        try:
+            return self._lease.output.encode(body, metrics)
+        except Exception as error:
+            traceback.clear_frames(error.__traceback__)
+            name = self._lease.output.name
+            logger.exception("an output failed in a way that it should not", extra={"output": name})
+            return Payload(body, metrics, len(body))
+
+    def _decide(self, payload: Payload) -> Verdict | None:
         """Attempt until the verdict is neither RETRY nor HOLD; None if the deadline came first."""
         failures = 0
         alone = False
         self._pause(self._generation, 0.0)
         while not self._is_over():
             generation = self._generation
-            verdict = self._attempt(body, metrics, failures > 0)
+            verdict = self._attempt(payload, failures > 0)
             if verdict.kind not in (Kind.RETRY, Kind.HOLD):
                 return verdict
             pause, successes = self._fail(verdict, generation, failures)
@@ -247,13 +258,13 @@ class Delivery:
             alone |= self._pause(generation, pause, None if alone else successes)
         return None
 
-    def _attempt(self, body: memoryview, metrics: int, again: bool) -> Verdict:
+    def _attempt(self, payload: Payload, again: bool) -> Verdict:
         """Make one attempt and count it."""
         with self._changed:
             lease = self._lease
             lease.users += 1
         try:
-            verdict = lease.output.send(body, metrics)
+            verdict = lease.output.post(payload, math.inf)
         except Exception as error:
             # An attempt's frames could keep views of the batch alive, which could then not be released.
             traceback.clear_frames(error.__traceback__)
@@ -271,8 +282,8 @@ class Delivery:
                 self._former.remove(lease)
             self._attempts += 1
             self._retries += again
-            self._bytes_raw += len(body)
-            self._bytes_sent += verdict.bytes_sent
+            self._bytes_raw += payload.raw_bytes
+            self._bytes_sent += len(payload.data)
             if answer:
                 self._requests[answer] = self._requests.get(answer, 0) + 1
             ended: Health | None = None

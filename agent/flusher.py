@@ -1,9 +1,9 @@
 """When to send: one thread that waits for the rings of an output and takes batches from them.
 
 A batch leaves at the first of three: ``batch_lines``, ``batch_bytes``, or ``interval`` after the first metric
-of it was seen. It goes to one of at most ``concurrency`` senders, threads that are started when first needed
-and do the waiting for the network. While all of them are busy nothing is taken, so a slow destination makes
-batches fuller, never more numerous.
+of it was seen. It goes to one of at most ``max_concurrency`` senders, threads that are started when first
+needed and do the waiting for the network. While all of them are busy nothing is taken, so a slow destination
+makes batches fuller, never more numerous.
 
 Nothing happens without a reason: an idle flusher sleeps until a ring, a sender or a call wakes it.
 
@@ -162,8 +162,8 @@ class Flusher:
         first = self._turn % max(len(feeds), 1)
         stuck = False
         for feed in feeds[first:] + feeds[:first]:
-            stuck |= not self._take(feed, flush, draining, now, output.concurrency)
-        if self._busy >= output.concurrency:
+            stuck |= not self._take(feed, flush, draining, now, output.max_concurrency)
+        if self._busy >= output.max_concurrency:
             # Only a sender that comes back changes that, and it wakes us.
             self._blocked_since = self._blocked_since or now
         else:

@@ -1,30 +1,83 @@
 """What an output is: one destination that is handed finished bodies, and answers each with a verdict.
 
-An output makes one attempt when asked and says what came of it. It knows nothing of retries, of queues or
-of counters: those belong to :mod:`agent.delivery`, which every output shares.
+An output turns a batch into the body of a request once, makes one attempt with it when asked, and says what
+came of it. It knows nothing of retries, of queues, of spools or of counters: those belong to
+:mod:`agent.delivery`, which every output shares.
 """
 
 import enum
+import math
+import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from isal import isal_zlib
+
 TEXT_CHARS_MAX = 512
 """So much of what a server says is kept and logged."""
+
+PLAIN_BYTES_MAX = 1 << 30
+"""No body is larger than this when it is uncompressed; whatever claims to be is damaged."""
+
+GZIP_WBITS = 31
+"""What zlib's functions want to be told for gzip's framing."""
 
 
 class Kind(enum.Enum):
     """What an attempt came to, and so what happens next."""
 
     DELIVERED = "delivered"
-    """The destination has the metrics, but for ``rejected`` of them that it refused for good."""
+    """The destination has the metrics, but for the lines in ``refused``, which it refused for good."""
     RETRY = "retry"
     """Not now: the same body again, a little later."""
     HOLD = "hold"
     """Not before a person has mended something (a token, a name): keep everything, and try again slowly."""
     SPLIT = "split"
-    """Not in one piece: halve it and send the halves."""
+    """Not in one piece: it is too large, or some lines of it are refused and the destination does not say
+    which. Send it in parts, down to single lines if need be: each line is judged alone in the end."""
     REJECT = "reject"
-    """Never: every metric of the body is refused for good."""
+    """Never: every line of the body is refused for good, and ``text`` is the reason for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """The finished body of one request: what is sent, as often as it takes, and what a spool stores."""
+
+    data: bytes | memoryview
+    """As it is sent. Where nothing is compressed it may be the very view that was encoded."""
+    metrics: int
+    raw_bytes: int
+    """Bytes of the body before compression."""
+    encoding: str = "lp"
+    """What the metrics are written in: line protocol."""
+    compression: str = ""
+    """Nothing, or ``gz``."""
+
+
+def plain(payload: Payload) -> bytes | memoryview:
+    """The body of *payload* uncompressed: the same view where it is. Raises ValueError if it is damaged."""
+    if not payload.compression:
+        return payload.data
+    if payload.compression != "gz":
+        raise ValueError(f"no such compression: {payload.compression}")
+    stream = isal_zlib.decompressobj(GZIP_WBITS)
+    try:
+        body = stream.decompress(payload.data, PLAIN_BYTES_MAX)
+    except zlib.error as error:
+        raise ValueError(f"damaged gzip: {error}") from error
+    if not stream.eof or stream.unused_data:
+        raise ValueError("damaged gzip: it is cut off, or something follows it")
+    return body
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One line that was refused for good."""
+
+    line: int
+    """Which, among the lines of the payload; the first is 0."""
+    reason: str
+    """Why, in the destination's own words, made fit by :func:`one_line`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +85,19 @@ class Verdict:
     """What one attempt came to."""
 
     kind: Kind
-    rejected: int = 0
-    """Metrics that were refused for good, of a body that was otherwise DELIVERED."""
+    refused: tuple[Refusal, ...] = ()
+    """Exactly the lines that were refused for good, of a body that was otherwise DELIVERED; each once, in
+    the order of the body. They may be all of it."""
+    suspects: tuple[int, ...] = ()
+    """With SPLIT, the lines that the refusal seems to speak of, if there is a guess: some of the body, never
+    all, ascending. Sending them apart from the others saves requests. It is a guess: nothing may be decided
+    by it, and who ignores it and halves the body comes to the same end."""
     retry_after: float | None = None
     """Seconds for which the destination asked to be left alone, by all batches."""
     status: int | None = None
     """HTTP status, where there was an answer."""
     text: str = ""
     """Why, in the words of the destination or of the system: one printable line, cut to TEXT_CHARS_MAX."""
-    bytes_sent: int = 0
-    """Bytes of the body as it was sent, that is after compression."""
 
 
 class Output(ABC):
@@ -52,8 +108,8 @@ class Output(ABC):
 
     unsigned: bool = True
     """Whether its encoding has unsigned integers (``1u``)."""
-    concurrency: int = 1
-    """Attempts that may be under way at once."""
+    max_concurrency: int = 1
+    """Attempts that may be under way at once, at most."""
     retry_min: float = 0.1
     """Seconds before the first repetition at most; doubled for each further one."""
     retry_max: float = 30.0
@@ -63,11 +119,21 @@ class Output(ABC):
         self.name = name
         self.target = target
 
-    @abstractmethod
-    def send(self, body: memoryview, metrics: int) -> Verdict:
-        """Make one attempt to deliver *body*, *metrics* finished lines, and block until it is decided.
+    def encode(self, body: memoryview, metrics: int) -> Payload:
+        """The body of a request from *body*, *metrics* finished lines: once for each batch, not each attempt.
 
-        *body* is borrowed until the return: the output keeps no view of it, not in an exception either.
+        The payload either borrows *body* itself or has bytes of its own.
+        """
+        return Payload(body, metrics, len(body))
+
+    @abstractmethod
+    def post(self, payload: Payload, deadline: float = math.inf) -> Verdict:
+        """Make one attempt to deliver *payload*, and block until it is decided.
+
+        No later than *deadline* (monotonic clock), where waiting can be cut short at all: every timeout of
+        the output is the smaller of its own and of what is left. The payload may be another output's of the
+        same type, and so be compressed in another way than this one compresses.
+        Its data is borrowed until the return: the output keeps no view of it, not in an exception either.
         Whatever goes wrong outside this process is a verdict, never an exception.
         """
 

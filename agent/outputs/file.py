@@ -13,6 +13,7 @@ failed write has left is overwritten by the next one or cut off. A process that 
 
 import fcntl
 import logging
+import math
 import os
 import re
 import threading
@@ -24,14 +25,13 @@ from isal import isal_zlib
 
 from agent.config import FileOutput
 from agent.errors import OutputError
-from agent.outputs.base import Kind, Output, Verdict, one_line
+from agent.outputs.base import GZIP_WBITS, Kind, Output, Payload, Verdict, one_line, plain
 
 logger = logging.getLogger(__name__)
 
 PART = ".part"
 
 _LEVEL = 2
-_GZIP_WBITS = 31
 
 
 class FileSink(Output):
@@ -41,7 +41,8 @@ class FileSink(Output):
         self._folder = os.path.abspath(config.path)
         super().__init__(config.name, self._folder)
         self._config = config
-        self._suffix = ".lp.gz" if config.compression == "gzip" else ".lp"
+        self._compression = "gz" if config.compression == "gzip" else ""
+        self._suffix = ".lp.gz" if self._compression else ".lp"
         self._names = re.compile(rf"{re.escape(config.name)}-\d{{8}}T\d{{6}}\.\d{{6}}Z-\d{{6,}}\.lp(\.gz)?")
         self._lock = threading.Lock()
         self._numbers = count(1)
@@ -57,8 +58,18 @@ class FileSink(Output):
             raise OutputError(f"cannot write to the folder {self._folder}; change its owner or mode")
         self._finish_left_over()
 
-    def send(self, body: memoryview, metrics: int) -> Verdict:
-        data = isal_zlib.compress(body, _LEVEL, _GZIP_WBITS) if self._suffix == ".lp.gz" else body
+    def encode(self, body: memoryview, metrics: int) -> Payload:
+        if self._compression != "gz":
+            return Payload(body, metrics, len(body))
+        data = isal_zlib.compress(body, _LEVEL, GZIP_WBITS)
+        return Payload(data, metrics, len(body), compression="gz")
+
+    def post(self, payload: Payload, deadline: float = math.inf) -> Verdict:
+        """Append it. A file system cannot be hurried, so *deadline* does not matter."""
+        try:
+            data = payload.data if payload.compression == self._compression else self._convert(payload)
+        except ValueError as error:
+            return Verdict(Kind.REJECT, text=one_line(str(error)))
         size = len(data)
         with self._lock:
             try:
@@ -71,7 +82,12 @@ class FileSink(Output):
                 return Verdict(Kind.RETRY, text=one_line(f"{error.strerror}: {error.filename or self._path}"))
             if self._size >= self._config.rotate_bytes:
                 self._finish()
-        return Verdict(Kind.DELIVERED, bytes_sent=size)
+        return Verdict(Kind.DELIVERED)
+
+    def _convert(self, payload: Payload) -> bytes | memoryview:
+        """What was compressed before the configuration changed, as it is compressed now."""
+        body = plain(payload)
+        return isal_zlib.compress(body, _LEVEL, GZIP_WBITS) if self._compression else body
 
     def due(self) -> float | None:
         with self._lock:

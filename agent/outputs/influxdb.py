@@ -9,11 +9,11 @@ takes a quarter of a second, which the start of the agent must not wait for.
 """
 
 import logging
+import math
 import ssl
 import sys
 import threading
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -22,7 +22,7 @@ from isal import isal_zlib
 from agent import __version__
 from agent.config import InfluxOutput
 from agent.errors import OutputError
-from agent.outputs.base import Kind, Output, Verdict, one_line
+from agent.outputs.base import GZIP_WBITS, Kind, Output, Payload, Verdict, one_line
 from agent.outputs.verdicts import classify
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ logger = logging.getLogger(__name__)
 WARM_UP_S = 0.5
 """So long after it was made, an output that has not been used imports its client."""
 
-_GZIP_WBITS = 31
-
 
 class InfluxSink(Output):
     """Writes batches to an InfluxDB. Raises OutputError if a certificate or the token cannot be used."""
@@ -44,7 +42,7 @@ class InfluxSink(Output):
         host = parts.netloc.rpartition("@")[2]
         super().__init__(config.name, f"{parts.scheme}://{host}{parts.path}")
         self.unsigned = config.version != 1
-        self.concurrency = config.concurrency
+        self.max_concurrency = config.max_concurrency
         self.retry_min = config.retry_min
         self.retry_max = config.retry_max
         self._config = config
@@ -57,22 +55,25 @@ class InfluxSink(Output):
         self._lock = threading.Lock()
         self._client: Any = None
         self._transport: Transport | None = None
-        self._headers: dict[str, str] = {}
+        self._headers: dict[str, dict[str, str]] = {}  # by the compression of the payload
         self._warm_up_at: float | None = time.monotonic() + WARM_UP_S
         self._aborted = False
 
-    def send(self, body: memoryview, metrics: int) -> Verdict:
+    def encode(self, body: memoryview, metrics: int) -> Payload:
+        if self._level is None:
+            return Payload(body, metrics, len(body))
+        data = isal_zlib.compress(body, self._level, GZIP_WBITS)
+        return Payload(data, metrics, len(body), compression="gz")
+
+    def post(self, payload: Payload, deadline: float = math.inf) -> Verdict:
         from agent.outputs.http import TransportError
 
         transport = self._transport or self._connect()
-        payload = body if self._level is None else isal_zlib.compress(body, self._level, _GZIP_WBITS)
-        size = len(payload)
         try:
-            answer = transport.post(self._request, payload, self._headers)
+            answer = transport.post(self._request, payload.data, self._headers[payload.compression])
         except TransportError as error:
             return Verdict(Kind.RETRY, text=one_line(str(error)))
-        verdict = classify(self._config.version, answer.status, answer.headers, answer.body, metrics)
-        return replace(verdict, bytes_sent=size)
+        return classify(self._config.version, answer.status, answer.headers, answer.body, payload)
 
     def due(self) -> float | None:
         return self._warm_up_at
@@ -108,7 +109,7 @@ class InfluxSink(Output):
                 # Version 1 knows users and passwords, the others tokens; the client makes either header.
                 token=f"{config.username}:{config.password}" if config.username else config.token or None,
                 auth_basic=bool(config.username),
-                connection_pool_maxsize=config.concurrency,
+                connection_pool_maxsize=config.max_concurrency,
                 verify_ssl=not config.insecure_skip_verify,
                 ssl_context=self._tls,
                 retries=False,
@@ -117,12 +118,11 @@ class InfluxSink(Output):
             api.user_agent = f"penstock/{__version__}"
             if config.version == 3 and config.token:
                 api.set_default_header("Authorization", f"Bearer {config.token}")
-            self._headers = {**api.default_headers, "Content-Type": "text/plain; charset=utf-8"}
-            if self._level is not None:
-                self._headers["Content-Encoding"] = "gzip"
+            headers = {**api.default_headers, "Content-Type": "text/plain; charset=utf-8"}
+            self._headers = {"": headers, "gz": {**headers, "Content-Encoding": "gzip"}}
             transport = Transport(
                 api.rest_client.pool_manager.connection_from_url(self._root),
-                connections=config.concurrency,
+                connections=config.max_concurrency,
                 connect_timeout=config.connect_timeout,
                 response_timeout=config.response_timeout,
             )

@@ -1,6 +1,8 @@
 """The output that takes everything and keeps nothing: for measuring, and for trying a configuration."""
 
-from agent.outputs.base import Kind, Output, Verdict
+import math
+
+from agent.outputs.base import Kind, Output, Payload, Verdict
 
 _TAKEN = Verdict(Kind.DELIVERED)
 
@@ -11,5 +13,5 @@ class NullSink(Output):
     def __init__(self, name: str) -> None:
         super().__init__(name, "nowhere")
 
-    def send(self, body: memoryview, metrics: int) -> Verdict:
+    def post(self, payload: Payload, deadline: float = math.inf) -> Verdict:
         return _TAKEN

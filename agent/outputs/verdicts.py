@@ -11,14 +11,19 @@ anything else        HOLD       401, 403, 404, a redirect, a proxy's page: a per
                                 and until then the metrics are kept
 ===================  =========  ==================================================================
 
-A 400 or a 422 says that metrics are at fault. What the three versions do with the others differs:
+A 400 or a 422 says that metrics are at fault; :mod:`agent.outputs.refusals` reads which. What the three
+versions do with the others differs:
 
 - Version 1 writes the good lines and answers ``partial write: … dropped=N``. Lines that it could not even
-  parse are not in that N; it lists them in the reason, one ``unable to parse`` for each, and says
-  ``dropped=0``. An answer that begins with ``unable to parse`` means that no line could be parsed.
-- Version 2 refuses the whole batch for one bad line (400), so it is bisected to save the others; a conflict
+  parse are not in that N. If N is 0 it quotes them, each with its reason; otherwise it does not mention them,
+  and says of the N only why it dropped one of them.
+- Version 2 refuses the whole batch for one line that it cannot parse (400), and quotes such lines; a conflict
   of types or a point past the retention period is a 422 with ``dropped=N``, and the rest is written.
 - Version 3 writes the good lines and names the others, one element of ``data`` for each.
+
+Lines that are named are refused, exactly these. Where none are, or where the whole batch was refused for
+them, the body is bisected, the suspects apart from the rest: what is refused in the end was refused alone, or
+with others for the same reason.
 
 An answer that fits none of these, from a proxy perhaps, is bisected as well. That is slow and always right:
 writes are idempotent, and in the end each line is judged alone.
@@ -28,10 +33,11 @@ import json
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 
-from agent.outputs.base import Kind, Verdict, one_line
+from agent.outputs.base import Kind, Payload, Refusal, Verdict, one_line
+from agent.outputs.refusals import QUOTED, lines_of, numbered, quoted, suspects
 
 OVERLOADED = frozenset((429, 502, 503, 504))
 """Answers by which a server asks all senders, not this batch alone, to wait."""
@@ -40,12 +46,11 @@ RETRY_AFTER_MAX = 3600.0
 """Seconds. No server can silence an output for longer at a time."""
 
 _DROPPED = re.compile(r" dropped=(\d{1,9})$")
-_UNPARSED = re.compile(r"(?:^partial write: |\n)unable to parse '")
-_ALL = 1 << 62
+_PARTIAL = "partial write: "
 
 
-def classify(version: int, status: int, headers: Mapping[str, str], body: bytes, metrics: int) -> Verdict:
-    """The verdict on a body of *metrics* lines that was answered with *status*, *headers* and *body*.
+def classify(version: int, status: int, headers: Mapping[str, str], body: bytes, payload: Payload) -> Verdict:
+    """The verdict on *payload*, which was answered with *status*, *headers* and *body*.
 
     *headers* are looked up without regard to case by the mapping itself. Any *body* will do, a proxy's too.
     """
@@ -56,12 +61,8 @@ def classify(version: int, status: int, headers: Mapping[str, str], body: bytes,
     if status == 413:
         return Verdict(Kind.SPLIT, status=status, text=reason)
     if status in (400, 422):
-        rejected = _count_rejected(version, status, text, data)
-        if rejected is None:
-            return Verdict(Kind.SPLIT, status=status, text=reason)
-        if rejected >= metrics:
-            return Verdict(Kind.REJECT, status=status, text=reason)
-        return Verdict(Kind.DELIVERED, rejected=rejected, status=status, text=reason)
+        kind, named, suspected = _judge(version, status, text, data, payload)
+        return Verdict(kind, refused=named, suspects=suspected, status=status, text=reason)
     if status in (408, 425, 429) or status >= 500:
         return Verdict(Kind.RETRY, retry_after=retry_after(headers), status=status, text=reason)
     return Verdict(Kind.HOLD, status=status, text=reason)
@@ -84,22 +85,42 @@ def _read(body: bytes) -> tuple[str, object]:
     return text, data
 
 
-def _count_rejected(version: int, status: int, text: str, data: object) -> int | None:
-    """How many metrics a 400 or 422 refuses while the others are written; None if it does not say.
+_Judgement = tuple[Kind, tuple[Refusal, ...], tuple[int, ...]]
+_UNCLEAR: _Judgement = (Kind.SPLIT, (), ())
+
+
+def _judge(version: int, status: int, text: str, data: object, payload: Payload) -> _Judgement:
+    """What a 400 or a 422 says of the lines: the kind of the verdict, the lines refused, those suspected.
 
     The texts repeat bytes of the refused lines, so only their beginning and their end are believed.
     """
+    try:
+        lines = lines_of(payload)
+    except ValueError:
+        return _UNCLEAR
     if version == 3:
-        return len(data) if isinstance(data, list) and data else None
-    if version == 2:
-        found = _DROPPED.search(text) if status == 422 else None
-        return int(found[1]) if found else None
-    if text.startswith("unable to parse '"):
-        return _ALL
-    found = _DROPPED.search(text) if text.startswith("partial write: ") else None
-    if found is None:
-        return None
-    return int(found[1]) or len(_UNPARSED.findall(text)) or None
+        named = numbered(data, len(lines))
+        return (Kind.DELIVERED, named, ()) if named else _UNCLEAR
+    found = _DROPPED.search(text)
+    if found and int(found[1]) and (status == 422 if version == 2 else text.startswith(_PARTIAL)):
+        return _judge_dropped(text, int(found[1]), lines)
+    if version == 1 and text.startswith(_PARTIAL + QUOTED) and found:
+        named = quoted(text[len(_PARTIAL) : found.start()], lines)
+        return (Kind.DELIVERED, named, ()) if named else _UNCLEAR
+    if status == 400 and text.startswith(QUOTED):
+        named = quoted(text, lines)
+        if len(named) == len(lines):
+            return Kind.DELIVERED, named, ()
+        return Kind.SPLIT, (), tuple(refusal.line for refusal in named)
+    return _UNCLEAR
+
+
+def _judge_dropped(text: str, dropped: int, lines: Sequence[bytes]) -> _Judgement:
+    """The same where so many lines were *dropped*, for *text* or for another reason."""
+    suspected = suspects(text, dropped, lines)
+    if dropped >= len(lines) and len(suspected) in (0, len(lines)):
+        return Kind.REJECT, (), ()
+    return Kind.SPLIT, (), suspected if len(suspected) < len(lines) else ()
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

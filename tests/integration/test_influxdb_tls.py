@@ -69,9 +69,13 @@ def output(url, certificates, **settings):
     )
 
 
+def post(output):
+    return output.post(output.encode(memoryview(BODY), 1))
+
+
 def send(output):
     try:
-        return output.send(memoryview(BODY), 1)
+        return post(output)
     finally:
         output.close()
 
@@ -81,7 +85,7 @@ def test_a_server_of_the_given_authority_is_trusted(certificates, compression):
     with start(certificates) as server:
         sink = output(server.url, certificates, ca="ca.pem", compression=compression)
         for _ in range(3):
-            assert sink.send(memoryview(BODY), 1).kind is Kind.DELIVERED
+            assert post(sink).kind is Kind.DELIVERED
         assert server.lines == {BODY} and server.connections == 1 and not server.problems
         sink.close()
 
@@ -121,16 +125,16 @@ def test_without_that_certificate_it_refuses(certificates):
 def test_a_dead_connection_costs_another_try_at_once(certificates):
     with start(certificates) as server:
         sink = output(server.url, certificates, ca="ca.pem")
-        assert sink.send(memoryview(BODY), 1).kind is Kind.DELIVERED
+        assert post(sink).kind is Kind.DELIVERED
         server.script(Answer(cut="early"))
-        assert sink.send(memoryview(BODY), 1).kind is Kind.DELIVERED
+        assert post(sink).kind is Kind.DELIVERED
         server.drop_connections()
-        assert sink.send(memoryview(BODY), 1).kind is Kind.DELIVERED
+        assert post(sink).kind is Kind.DELIVERED
         assert server.connections == 3
         # On a fresh connection the same is a failure.
         server.drop_connections()
         server.script(Answer(cut="early"))
-        assert sink.send(memoryview(BODY), 1).kind is Kind.RETRY
+        assert post(sink).kind is Kind.RETRY
         sink.close()
 
 
@@ -140,7 +144,7 @@ def test_abort_ends_what_is_under_way(certificates):
         server.rule = lambda: arrived.set() or Answer(gate=gate)
         arrived = threading.Event()
         sink = output(server.url, certificates, ca="ca.pem")
-        future = threads.submit(sink.send, memoryview(BODY), 1)
+        future = threads.submit(post, sink)
         assert arrived.wait(10)
         sink.abort()
         assert future.result(5).kind is Kind.RETRY

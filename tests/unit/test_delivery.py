@@ -11,10 +11,10 @@ import pytest
 
 from agent._core import Ring, Waker
 from agent.delivery import DRAIN_PAUSE_MAX, Delivery
-from agent.outputs.base import Kind, Output, Verdict
+from agent.outputs.base import Kind, Output, Payload, Refusal, Verdict
 from tests.conftest import wait_until
 
-DELIVERED = Verdict(Kind.DELIVERED, status=204, bytes_sent=10)
+DELIVERED = Verdict(Kind.DELIVERED, status=204)
 RETRY = Verdict(Kind.RETRY, status=500, text="not now")
 HOLD = Verdict(Kind.HOLD, status=401, text="who are you")
 SPLIT = Verdict(Kind.SPLIT, status=413, text="too large")
@@ -34,6 +34,10 @@ class Lines(bytes):
         self.releases += 1
 
 
+def refuse(count):
+    return tuple(Refusal(line, "no") for line in range(count))
+
+
 class Scripted(Output):
     """Gives the scripted verdicts in turn, then the last one for ever; an exception is raised."""
 
@@ -47,10 +51,15 @@ class Scripted(Output):
         self.times = []
         self.closed = self.aborted = False
 
-    def send(self, body, metrics):
-        assert body.tobytes().count(b"\n") == metrics and not self.closed
+    def encode(self, body, metrics):
+        assert body.tobytes().count(b"\n") == metrics
+        return Payload(b"sent: " + body, metrics, len(body))
+
+    def post(self, payload, deadline):
+        body = payload.data.removeprefix(b"sent: ")
+        assert body.count(b"\n") == payload.metrics and not self.closed
         self.times.append(time.monotonic())
-        self.bodies.append(body.tobytes())
+        self.bodies.append(body)
         verdict = self.verdicts.pop(0) if len(self.verdicts) > 1 else self.verdicts[0]
         if callable(verdict):
             verdict = verdict(self.bodies[-1])
@@ -86,12 +95,12 @@ def test_a_delivered_batch_is_counted_and_released():
     assert output.bodies == [lines(10)]
     assert (counters.delivered, counters.rejected, counters.dropped) == (10, 0, {})
     assert (counters.batches, counters.attempts, counters.retries, counters.splits) == (1, 1, 0, 0)
-    assert (counters.bytes_raw, counters.bytes_sent) == (len(lines(10)), 10)
+    assert (counters.bytes_raw, counters.bytes_sent) == (len(lines(10)), len(lines(10)) + len("sent: "))
     assert counters.requests == {"2xx": 1} and delivery.health.state == "ok"
 
 
 def test_what_was_refused_of_a_delivered_batch_is_rejected(caplog):
-    _, delivery = deliver(Verdict(Kind.DELIVERED, rejected=3, status=400, text="dropped=3"))
+    _, delivery = deliver(Verdict(Kind.DELIVERED, refuse(3), status=400, text="dropped=3"))
     assert (delivery.counters.delivered, delivery.counters.rejected) == (7, 3)
     (record,) = caplog.records
     assert (record.levelno, record.rejected, record.metrics, record.reason) == (
@@ -256,9 +265,12 @@ def test_a_newline_in_a_string_is_no_place_to_split():
         metrics = 3
 
     class Sink(Scripted):
-        def send(self, body, metrics):
-            self.bodies.append(bytes(body))
-            return SPLIT if metrics > 1 else DELIVERED
+        def encode(self, body, metrics):
+            return Payload(body, metrics, len(body))
+
+        def post(self, payload, deadline):
+            self.bodies.append(bytes(payload.data))
+            return SPLIT if payload.metrics > 1 else DELIVERED
 
     output = Sink()
     Delivery(output).deliver(Quoted(body))
@@ -381,11 +393,14 @@ def test_a_ring_s_batch_can_be_released_whatever_the_attempt_left_behind():
     """An exception that holds itself keeps its frames, and they keep what they looked at."""
 
     class Leaky(Scripted):
-        def send(self, body, metrics):
+        def encode(self, body, metrics):
+            return Payload(body, metrics, len(body))
+
+        def post(self, payload, deadline):
             try:
                 raise OSError("broken")
             except OSError as error:
-                self.kept = error, body
+                self.kept = error, payload
                 me = error  # noqa: F841
             if not self.bodies:
                 self.bodies.append(1)
@@ -414,7 +429,7 @@ def test_every_metric_is_decided_once_whatever_happens():
             return chance.choice(
                 [
                     DELIVERED,
-                    Verdict(Kind.DELIVERED, rejected=chance.randrange(metrics + 1), status=400),
+                    Verdict(Kind.DELIVERED, refuse(chance.randrange(metrics + 1)), status=400),
                     RETRY,
                     HOLD,
                     SPLIT,

@@ -12,7 +12,7 @@ from agent.config import FileOutput, Flush
 from agent.delivery import Health
 from agent.flusher import Flusher
 from agent.outputs import make
-from agent.outputs.base import Kind, Output, Verdict
+from agent.outputs.base import Kind, Output, Refusal, Verdict
 from tests.conftest import wait_until
 
 LINE = b"cpu,host=a v=1.5 %019d\n"
@@ -27,7 +27,7 @@ class Sink(Output):
 
     def __init__(self, concurrency=1, verdict=None):
         super().__init__("sink", "here")
-        self.concurrency = concurrency
+        self.max_concurrency = concurrency
         self.verdict = verdict or (lambda body: Verdict(Kind.DELIVERED, status=204))
         self.gate = threading.Event()
         self.gate.set()
@@ -38,7 +38,8 @@ class Sink(Output):
         self.times = []
         self.closed = self.aborted = False
 
-    def send(self, body, metrics):
+    def post(self, payload, deadline):
+        body = payload.data
         with self.lock:
             self.entered += 1
             self.inside += 1
@@ -421,7 +422,11 @@ def test_all_that_is_written_is_accounted_for_whatever_happens(rig, seed):
         return chance.choice(
             [
                 *[Verdict(Kind.DELIVERED, status=204)] * 6,
-                Verdict(Kind.DELIVERED, rejected=chance.randrange(metrics + 1), status=400),
+                Verdict(
+                    Kind.DELIVERED,
+                    tuple(Refusal(line, "no") for line in range(chance.randrange(metrics + 1))),
+                    status=400,
+                ),
                 Verdict(Kind.RETRY, status=500),
                 Verdict(Kind.HOLD, status=401),
                 Verdict(Kind.SPLIT, status=413),

@@ -16,7 +16,7 @@ import pytest
 from agent.config import FileOutput
 from agent.errors import OutputError
 from agent.outputs import make
-from agent.outputs.base import Kind
+from agent.outputs.base import Kind, plain
 from tests.conftest import need, wait_until
 
 NAME = re.compile(r"out-\d{8}T\d{6}\.\d{6}Z-\d{6}\.lp(\.gz)?")
@@ -27,7 +27,7 @@ def sink(folder, **settings):
 
 
 def send(output, body):
-    return output.send(memoryview(body), body.count(b"\n"))
+    return output.post(output.encode(memoryview(body), body.count(b"\n")))
 
 
 def listing(folder):
@@ -46,9 +46,10 @@ def test_batches_are_appended_and_appear_whole_when_the_file_is_finished(tmp_pat
     bodies = [b"m v=%di %d\n" % (n, n) * 50 for n in range(10)]
     sent = 0
     for body in bodies:
-        verdict = send(output, body)
-        assert verdict.kind is Kind.DELIVERED
-        sent += verdict.bytes_sent
+        payload = output.encode(memoryview(body), body.count(b"\n"))
+        assert output.post(payload).kind is Kind.DELIVERED
+        assert (payload.metrics, payload.raw_bytes) == (50, len(body)) and plain(payload) == body
+        sent += len(payload.data)
     (part,) = listing(tmp_path)
     assert part.endswith(".part") and NAME.fullmatch(part.removesuffix(".part"))
     assert os.path.getsize(tmp_path / part) == sent
@@ -234,7 +235,7 @@ from agent.outputs import make
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 output = make(FileOutput(name="out", path={str(tmp_path)!r}))
 resource.setrlimit(resource.RLIMIT_FSIZE, (2500, 2500))
-kinds = [output.send(memoryview(b"%04d" % n * 250 + b"\\n"), 1) for n in range(3)]
+kinds = [output.post(output.encode(memoryview(b"%04d" % n * 250 + b"\\n"), 1)) for n in range(3)]
 print([(verdict.kind.name, verdict.text.split(":")[0]) for verdict in kinds])
 resource.setrlimit(resource.RLIMIT_FSIZE, (2500, 2500))
 output.close()
