@@ -40,6 +40,8 @@ MODULES = (
     "agent.outputs.http",
     "agent.outputs.influxdb",
     "agent.outputs",
+    "agent.breaker",
+    "agent.limiter",
     "agent.delivery",
     "agent.flusher",
     "agent.listeners",
