@@ -7,11 +7,10 @@ came of it. It knows nothing of retries, of queues, of spools or of counters: th
 
 import enum
 import math
-import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from isal import isal_zlib
+from isal import igzip_lib, isal_zlib
 
 TEXT_CHARS_MAX = 512
 """So much of what a server says is kept and logged."""
@@ -63,7 +62,7 @@ def plain(payload: Payload) -> bytes | memoryview:
     stream = isal_zlib.decompressobj(GZIP_WBITS)
     try:
         body = stream.decompress(payload.data, PLAIN_BYTES_MAX)
-    except zlib.error as error:
+    except igzip_lib.IsalError as error:  # type: ignore[misc]  # the stubs call it an instance
         raise ValueError(f"damaged gzip: {error}") from error
     if not stream.eof or stream.unused_data:
         raise ValueError("damaged gzip: it is cut off, or something follows it")

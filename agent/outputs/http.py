@@ -1,21 +1,32 @@
 """POST over urllib3's connection pools, with what an output needs beyond them.
 
-- A kept-alive connection that the server has closed meanwhile costs another try at once, not a failure: this
-  is no sign of trouble, however many connections of the pool are dead.
-- The time that a body may take is that of the response: urllib3 would give it the connect timeout.
+- Every layer has its own limit in time, and none gets more than what is left until the deadline of the post:
+  all addresses of the host together that of connecting, then the TLS handshake, then everything from the
+  first byte of the request to the last one of the answer. urllib3 limits the wait for each read only, so a
+  server that trickles could hold a sender for hours.
+- A kept-alive connection that the server has closed meanwhile costs another try at once, on a fresh
+  connection, and is no failure. Whatever else lies idle in the pool then is not trusted any more either, nor
+  what has been idle for long: a firewall between forgets it without a word.
 - Attempts can be aborted from another thread.
 - What a server answers is read up to a limit.
+
+Looking up the name of a host is the one thing that cannot be cut short: the C library does that in its own
+time.
 
 Imports urllib3, which takes 50 ms and 14 MB: import this module where the first request is near.
 """
 
+import math
 import socket
+import ssl
 import threading
+import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
+from weakref import WeakSet
 
 import urllib3
 from urllib3.connection import HTTPConnection
@@ -46,47 +57,74 @@ class Answer:
     body: bytes
 
 
+class _Try(threading.local):
+    """What a thread's try at a request has come to."""
+
+    deadline = math.inf  # of the post; monotonic
+    fresh = False  # no connection from the pool will do
+    reused = False  # the connection has served others before
+    answered = False  # the head of an answer was read
+    phase = ""  # what is going on, behind "timed out"
+
+
 class Transport:
     """Requests to one server, by the connections of *pool*, which becomes this transport's.
 
-    Times in seconds. *connections* is how many threads may post at once.
+    Times in seconds: *connect_timeout* for all addresses of the server together, *tls_timeout* for the
+    handshake, *response_timeout* from the first byte of a request to the last of its answer, *idle_timeout*
+    for how long a connection may lie idle and still be used again.
     """
 
     def __init__(
         self,
         pool: urllib3.HTTPConnectionPool,
         *,
-        connections: int,
         connect_timeout: float,
+        tls_timeout: float,
         response_timeout: float,
+        idle_timeout: float,
     ) -> None:
         self._pool = pool
-        self._tries = connections + 1
-        self._timeout = urllib3.Timeout(connect=connect_timeout, read=response_timeout)
+        self._connect_timeout = connect_timeout
+        self._tls_timeout = tls_timeout
+        self._response_timeout = response_timeout
+        self._idle_timeout = idle_timeout
         self._aborted = False
+        self._doubted_at = -math.inf  # monotonic; what was last used before that may be dead
         self._lock = threading.Lock()
-        self._open: set[HTTPConnection] = set()
-        self._own = threading.local()
+        self._sockets: WeakSet[socket.socket] = WeakSet()
+        self._own = _Try()
         base = pool.ConnectionCls
         assert issubclass(base, HTTPConnection)
-        pool.ConnectionCls = _watched(base, self, response_timeout)
+        pool.ConnectionCls = _connection_class(base, self)
 
-    def post(self, target: str, body: bytes | memoryview, headers: Mapping[str, str]) -> Answer:
+    def post(
+        self, target: str, body: bytes | memoryview, headers: Mapping[str, str], deadline: float = math.inf
+    ) -> Answer:
         """Send *body* to *target*, a path with its query, and return what the server answers.
 
-        The body is sent as it is, without a copy. Raises TransportError if there is no answer.
+        The body is sent as it is, without a copy. Raises TransportError if there is no answer, at *deadline*
+        (monotonic clock) at the latest.
         """
-        for _ in range(self._tries):
+        own = self._own
+        own.deadline = deadline
+        for own.fresh in (False, True):
             if self._aborted:
                 raise TransportError("aborted")
-            self._own.reused = False
+            if time.monotonic() >= deadline:
+                raise TransportError("no time was left")
+            own.reused = own.answered = False
             try:
                 return self._post(target, body, headers)
             except (HTTPError, HTTPException, OSError) as error:
                 # The frames hold the body, and an exception that holds itself would hold them for long.
                 traceback.clear_frames(error.__traceback__)
-                reason = _reason(error)
-                if not self._own.reused or not isinstance(error, (ProtocolError, SSLError)):
+                late = _is_timeout(error)
+                reason = f"timed out while {own.phase}" if late else _reason(error)
+                if own.reused:
+                    self._doubted_at = time.monotonic()
+                dead = own.reused and not own.answered and not late
+                if not dead or not isinstance(error, (ProtocolError, SSLError)):
                     break
         raise TransportError(reason)
 
@@ -94,13 +132,12 @@ class Transport:
         """Cut all connections and refuse further posts."""
         self._aborted = True
         with self._lock:
-            for connection in self._open:
-                if (sock := connection.sock) is not None:
-                    try:
-                        # Not SSLSocket's, which would pull the TLS state away under its reader.
-                        socket.socket.shutdown(sock, socket.SHUT_RDWR)
-                    except OSError:
-                        pass
+            for sock in self._sockets:
+                try:
+                    # Not SSLSocket's, which would pull the TLS state away under its reader.
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+                except OSError:
+                    pass
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -113,7 +150,8 @@ class Transport:
             body=body,  # type: ignore[arg-type]  # any buffer will do
             headers=headers,
             retries=False,
-            timeout=self._timeout,
+            # The sockets know better.
+            timeout=urllib3.Timeout(),
             preload_content=False,
         )
         try:
@@ -125,83 +163,189 @@ class Transport:
             response.release_conn()
         return Answer(response.status, response.headers, text)
 
-    # ---- called by the connections ----
+    # ---- called by the connections, in the thread of the post ----
 
-    def opened(self, connection: HTTPConnection) -> None:
-        with self._lock:
-            self._open.add(connection)
-        if self._aborted:
-            self.abort()
+    def trusts(self, used_at: float) -> bool:
+        """Whether a connection that got its last answer at *used_at* (monotonic) may be used once more."""
+        idle = time.monotonic() - used_at
+        return not self._own.fresh and idle < self._idle_timeout and used_at > self._doubted_at
 
-    def closed(self, connection: HTTPConnection) -> None:
-        with self._lock:
-            self._open.discard(connection)
+    def dial(self, connection: HTTPConnection) -> "_TimedSocket":
+        """A socket that is connected to the server of *connection*. Raises urllib3's errors.
 
-    def starts(self, reused: bool) -> None:
-        """A request of this thread starts, on a connection that has served others before or not."""
+        Each address gets an equal part of the time that is left, so that one in a black hole does not cost
+        the others theirs.
+        """
+        self._own.phase = "connecting"
+        end = self._limit(self._connect_timeout)
+        host = connection.host.strip("[]")
+        try:
+            found = socket.getaddrinfo(host, connection.port, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise NameResolutionError(connection.host, connection, error) from error
+        except UnicodeError as error:
+            raise NewConnectionError(connection, f"no name of a host: {host}") from error
+        failure: OSError = TimeoutError("timed out")
+        for left, (family, kind, protocol, _, address) in zip(range(len(found), 0, -1), found, strict=True):
+            now = time.monotonic()
+            sock = _TimedSocket(family, kind, protocol)
+            sock.deadline = now + (end - now) / left
+            self._watch(sock)
+            try:
+                for option in connection.socket_options or ():
+                    sock.setsockopt(*option)
+                sock.connect(address)
+                return sock
+            except OSError as error:
+                sock.close()
+                failure = error
+        if isinstance(failure, TimeoutError):
+            raise ConnectTimeoutError(connection, "timed out") from failure
+        raise NewConnectionError(connection, str(failure)) from failure
+
+    def shakes_hands(self, sock: "_TimedTLSSocket") -> None:
+        """The TLS handshake begins on *sock*."""
+        self._own.phase = "making the TLS connection"
+        sock.deadline = self._limit(self._tls_timeout)
+        self._watch(sock)
+
+    def sends(self, sock: "_Timed", reused: bool) -> None:
+        """A request starts on *sock*, which has served others before or not."""
+        self._own.phase = "sending"
         self._own.reused = reused
+        sock.deadline = self._limit(self._response_timeout)
+
+    def waits(self) -> None:
+        """The request is sent."""
+        self._own.phase = "waiting for the answer"
+
+    def reads(self) -> None:
+        """The head of the answer has been read."""
+        self._own.answered = True
+
+    def _limit(self, seconds: float) -> float:
+        return min(time.monotonic() + seconds, self._own.deadline)
+
+    def _watch(self, sock: socket.socket) -> None:
+        with self._lock:
+            self._sockets.add(sock)
+        if self._aborted:
+            raise ConnectionAbortedError("aborted")
 
 
-def _watched(base: type[HTTPConnection], transport: Transport, send_timeout: float) -> type[HTTPConnection]:
-    """*base*, which is urllib3's connection with or without TLS, reporting to *transport*."""
+class _Timed(socket.socket):
+    """A socket whose every operation ends at one deadline, however many others came before it.
+
+    Timeouts that others set do not matter.
+    """
+
+    deadline = math.inf
+    """Monotonic clock."""
+
+    def _arm(self) -> None:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self.settimeout(left if left < math.inf else None)
+
+    def connect(self, address: Any) -> None:
+        self._arm()
+        super().connect(address)
+
+    def send(self, *args: Any) -> int:
+        self._arm()
+        return super().send(*args)
+
+    def sendall(self, *args: Any) -> None:
+        self._arm()
+        super().sendall(*args)
+
+    def recv_into(self, *args: Any) -> int:
+        self._arm()
+        return super().recv_into(*args)
+
+
+class _TimedSocket(_Timed):
+    """One without TLS, until the handshake."""
+
+
+class _TimedTLSSocket(_Timed, ssl.SSLSocket):
+    """The same with TLS."""
+
+    transport: Transport
+
+    def do_handshake(self, block: bool = False) -> None:
+        self.transport.shakes_hands(self)
+        self._arm()
+        super().do_handshake(block)
+
+
+def _connection_class(base: type[HTTPConnection], transport: Transport) -> type[HTTPConnection]:
+    """*base*, which is urllib3's connection with or without TLS, with the limits of *transport*."""
+    tls_socket = type("TLSSocket", (_TimedTLSSocket,), {"transport": transport})
 
     class Connection(base):  # type: ignore[valid-type, misc]
         answers = 0  # since it was opened
+        used_at = -math.inf  # monotonic
+
+        @property
+        def is_connected(self) -> bool:
+            """Whether the pool may hand it out again."""
+            return transport.trusts(self.used_at) and super().is_connected
+
+        def _new_conn(self) -> socket.socket:
+            return transport.dial(self)
 
         def connect(self) -> None:
-            super().connect()
             self.answers = 0
-            self.sock.settimeout(send_timeout)
-            transport.opened(self)
+            if (context := getattr(self, "ssl_context", None)) is not None:
+                context.sslsocket_class = tls_socket
+            super().connect()
 
         def request(self, *args: Any, **options: Any) -> None:
-            transport.starts(reused=self.answers > 0)
+            if self.sock is None:
+                self.connect()
+            transport.sends(self.sock, reused=self.answers > 0)
             super().request(*args, **options)
 
-        def send(self, data: Any) -> None:
-            if self.sock is not None:
-                self.sock.settimeout(send_timeout)
-            super().send(data)
-
         def getresponse(self) -> Any:
+            transport.waits()
             response = super().getresponse()
+            transport.reads()
             self.answers += 1
+            self.used_at = time.monotonic()
             return response
-
-        def close(self) -> None:
-            transport.closed(self)
-            super().close()
 
     return Connection
 
 
+def _is_timeout(error: BaseException) -> bool:
+    if isinstance(error, NewConnectionError):  # it is a ConnectTimeoutError, too, for history's sake
+        return False
+    return isinstance(error, (ConnectTimeoutError, ReadTimeoutError)) or isinstance(
+        _root(error), TimeoutError
+    )
+
+
 def _reason(error: BaseException) -> str:
     """What went wrong, in a few words: urllib3's messages carry addresses of objects and the URL."""
-    if isinstance(error, NameResolutionError):
-        return f"cannot resolve the name of the host: {_root(error)}"
-    if isinstance(error, NewConnectionError):  # it is a ConnectTimeoutError, too, for history's sake
-        return f"cannot connect: {_root(error)}"
-    if isinstance(error, ConnectTimeoutError):
-        return "timed out while connecting"
-    if isinstance(error, ReadTimeoutError):
-        return "timed out while waiting for the answer"
-    if isinstance(error, SSLError):
-        return f"TLS: {_root(error)}"
     root = _root(error)
-    if "timed out" in root:
-        return "timed out while sending"
-    return f"connection lost: {root}"
+    text = root.strerror if isinstance(root, OSError) and root.strerror else str(root) or type(root).__name__
+    if isinstance(error, NameResolutionError):
+        return f"cannot resolve the name of the host: {text}"
+    if isinstance(error, NewConnectionError):
+        return f"cannot connect: {text}"
+    if isinstance(error, SSLError):
+        return f"TLS: {text}"
+    return f"connection lost: {text}"
 
 
-def _root(error: BaseException) -> str:
-    """The innermost message that *error* wraps."""
+def _root(error: BaseException) -> BaseException:
+    """The innermost error that *error* wraps."""
     while True:
         inner = error.__cause__ or error.__context__
         if inner is None and error.args and isinstance(error.args[-1], BaseException):
             inner = error.args[-1]
         if inner is None or inner is error:
-            break
+            return error
         error = inner
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__

@@ -70,7 +70,8 @@ class InfluxSink(Output):
 
         transport = self._transport or self._connect()
         try:
-            answer = transport.post(self._request, payload.data, self._headers[payload.compression])
+            headers = self._headers[payload.compression]
+            answer = transport.post(self._request, payload.data, headers, deadline)
         except TransportError as error:
             return Verdict(Kind.RETRY, text=one_line(str(error)))
         return classify(self._config.version, answer.status, answer.headers, answer.body, payload)
@@ -122,9 +123,10 @@ class InfluxSink(Output):
             self._headers = {"": headers, "gz": {**headers, "Content-Encoding": "gzip"}}
             transport = Transport(
                 api.rest_client.pool_manager.connection_from_url(self._root),
-                connections=config.max_concurrency,
                 connect_timeout=config.connect_timeout,
+                tls_timeout=config.tls_timeout,
                 response_timeout=config.response_timeout,
+                idle_timeout=config.idle_timeout,
             )
             if config.insecure_skip_verify:
                 # It would be said for each connection, and on standard error.

@@ -1,7 +1,6 @@
 """The influxdb output over TLS: verified, unverified, and with a certificate of the client."""
 
 import ssl
-import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +10,7 @@ from agent.config import InfluxOutput
 from agent.errors import OutputError
 from agent.outputs import make
 from agent.outputs.base import Kind
-from tests.conftest import need
+from tests.integration.certificates import make_certificates, server_context
 from tests.integration.fake_influxdb import Answer, FakeInfluxDB
 
 BODY = b"cpu,host=a v=1.5 1000000000000000000\n"
@@ -19,41 +18,11 @@ BODY = b"cpu,host=a v=1.5 1000000000000000000\n"
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
-    """A folder with two authorities (ca, other), a server's certificate, and a client's, all of the first."""
-    openssl, folder = need("openssl"), tmp_path_factory.mktemp("certificates")
-
-    def run(*words):
-        subprocess.run([openssl, *words], cwd=folder, check=True, capture_output=True, timeout=60)
-
-    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
-    for name in ("ca", "other"):
-        run("req", "-x509", *curve, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}",
-            "-addext", "keyUsage=critical,keyCertSign")  # fmt: skip
-    for name, address in (
-        ("server", "IP:127.0.0.1"),
-        ("elsewhere", "IP:127.0.0.9"),
-        ("client", "DNS:client"),
-    ):
-        (folder / f"{name}.ext").write_text(f"subjectAltName={address}\n")
-        run(
-            "req",
-            "-new",
-            *curve[:-2],
-            "-keyout",
-            f"{name}.key",
-            "-out",
-            f"{name}.csr",
-            "-subj",
-            f"/CN={name}",
-        )
-        run("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
-            "-days", "2", "-out", f"{name}.pem", "-extfile", f"{name}.ext")  # fmt: skip
-    return folder
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 def start(certificates, name="server", client=False):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificates / f"{name}.pem", certificates / f"{name}.key")
+    context = server_context(certificates, name)
     if client:
         context.load_verify_locations(certificates / "ca.pem")
         context.verify_mode = ssl.CERT_REQUIRED
