@@ -151,6 +151,13 @@ class Output(ABC):
         """
         return
 
+    def interrupt(self, before: float) -> None:
+        """End the attempts that began before then (monotonic clock) with a RETRY, and only these.
+
+        Outputs that never wait have nothing to do.
+        """
+        return
+
     def close(self) -> None:
         """Free what the output holds. Attempts have ended; none follows. May be called more than once."""
         return

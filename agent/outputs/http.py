@@ -7,7 +7,7 @@
 - A kept-alive connection that the server has closed meanwhile costs another try at once, on a fresh
   connection, and is no failure. Whatever else lies idle in the pool then is not trusted any more either, nor
   what has been idle for long: a firewall between forgets it without a word.
-- Attempts can be aborted from another thread.
+- Attempts can be ended from another thread.
 - What a server answers is read up to a limit.
 
 Looking up the name of a host is the one thing that cannot be cut short: the C library does that in its own
@@ -26,7 +26,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
-from weakref import WeakSet
 
 import urllib3
 from urllib3.connection import HTTPConnection
@@ -57,14 +56,32 @@ class Answer:
     body: bytes
 
 
-class _Try(threading.local):
-    """What a thread's try at a request has come to."""
+class _Post:
+    """One post, as its thread and its connections see it."""
 
-    deadline = math.inf  # of the post; monotonic
-    fresh = False  # no connection from the pool will do
-    reused = False  # the connection has served others before
-    answered = False  # the head of an answer was read
-    phase = ""  # what is going on, behind "timed out"
+    __slots__ = ("answered", "began", "deadline", "fresh", "phase", "reused", "sock", "stopped")
+
+    def __init__(self, deadline: float) -> None:
+        self.began = time.monotonic()
+        self.deadline = deadline  # monotonic
+        self.sock: _Timed | None = None
+        """What it waits for; guarded by the transport's lock, like the next."""
+        self.stopped = ""
+        """Why it is to end."""
+        self.fresh = False
+        """No connection from the pool will do."""
+        self.reused = False
+        """The connection has served others before."""
+        self.answered = False
+        """The head of an answer was read."""
+        self.phase = ""
+        """What is going on, as in "timed out while …"."""
+
+
+class _Own(threading.local):
+    """What belongs to one thread."""
+
+    post: _Post
 
 
 class Transport:
@@ -92,8 +109,8 @@ class Transport:
         self._aborted = False
         self._doubted_at = -math.inf  # monotonic; what was last used before that may be dead
         self._lock = threading.Lock()
-        self._sockets: WeakSet[socket.socket] = WeakSet()
-        self._own = _Try()
+        self._posts: set[_Post] = set()
+        self._own = _Own()
         base = pool.ConnectionCls
         assert issubclass(base, HTTPConnection)
         pool.ConnectionCls = _connection_class(base, self)
@@ -106,38 +123,50 @@ class Transport:
         The body is sent as it is, without a copy. Raises TransportError if there is no answer, at *deadline*
         (monotonic clock) at the latest.
         """
-        own = self._own
-        own.deadline = deadline
-        for own.fresh in (False, True):
-            if self._aborted:
-                raise TransportError("aborted")
-            if time.monotonic() >= deadline:
-                raise TransportError("no time was left")
-            own.reused = own.answered = False
-            try:
-                return self._post(target, body, headers)
-            except (HTTPError, HTTPException, OSError) as error:
-                # The frames hold the body, and an exception that holds itself would hold them for long.
-                traceback.clear_frames(error.__traceback__)
-                late = _is_timeout(error)
-                reason = f"timed out while {own.phase}" if late else _reason(error)
-                if own.reused:
-                    self._doubted_at = time.monotonic()
-                dead = own.reused and not own.answered and not late
-                if not dead or not isinstance(error, (ProtocolError, SSLError)):
-                    break
+        own = self._own.post = _Post(deadline)
+        with self._lock:
+            self._posts.add(own)
+        try:
+            for own.fresh in (False, True):
+                if self._aborted:
+                    raise TransportError("aborted")
+                if time.monotonic() >= deadline:
+                    raise TransportError("no time was left")
+                own.reused = own.answered = False
+                try:
+                    return self._post(target, body, headers)
+                except (HTTPError, HTTPException, OSError) as error:
+                    # The frames hold the body, and an exception that holds itself would hold them for long.
+                    traceback.clear_frames(error.__traceback__)
+                    reason = self._reason(own, error)
+                    if not self._was_dead(own, error):
+                        break
+        finally:
+            with self._lock:
+                self._posts.remove(own)
         raise TransportError(reason)
 
+    def interrupt(self, before: float) -> None:
+        """End the posts that began before then (monotonic)."""
+        self._stop(before, "interrupted")
+
     def abort(self) -> None:
-        """Cut all connections and refuse further posts."""
+        """End all posts, and refuse further ones."""
         self._aborted = True
+        self._stop(math.inf, "aborted")
+
+    def _stop(self, before: float, why: str) -> None:
         with self._lock:
-            for sock in self._sockets:
-                try:
-                    # Not SSLSocket's, which would pull the TLS state away under its reader.
-                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
-                except OSError:
-                    pass
+            for post in self._posts:
+                if post.began >= before:
+                    continue
+                post.stopped = why
+                if post.sock is not None:
+                    try:
+                        # Not SSLSocket's, which would pull the TLS state away under its reader.
+                        socket.socket.shutdown(post.sock, socket.SHUT_RDWR)
+                    except OSError:
+                        pass
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -163,12 +192,29 @@ class Transport:
             response.release_conn()
         return Answer(response.status, response.headers, text)
 
+    def _was_dead(self, own: _Post, error: Exception) -> bool:
+        """Whether the connection had been closed before the request came, which is no failure."""
+        if own.reused:
+            self._doubted_at = time.monotonic()
+        return (
+            own.reused
+            and not own.answered
+            and not own.stopped
+            and isinstance(error, (ProtocolError, SSLError))
+            and not _is_timeout(error)
+        )
+
+    def _reason(self, own: _Post, error: Exception) -> str:
+        if own.stopped:
+            return own.stopped
+        return f"timed out while {own.phase}" if _is_timeout(error) else _reason(error)
+
     # ---- called by the connections, in the thread of the post ----
 
     def trusts(self, used_at: float) -> bool:
         """Whether a connection that got its last answer at *used_at* (monotonic) may be used once more."""
         idle = time.monotonic() - used_at
-        return not self._own.fresh and idle < self._idle_timeout and used_at > self._doubted_at
+        return not self._own.post.fresh and idle < self._idle_timeout and used_at > self._doubted_at
 
     def dial(self, connection: HTTPConnection) -> "_TimedSocket":
         """A socket that is connected to the server of *connection*. Raises urllib3's errors.
@@ -176,7 +222,7 @@ class Transport:
         Each address gets an equal part of the time that is left, so that one in a black hole does not cost
         the others theirs.
         """
-        self._own.phase = "connecting"
+        self._own.post.phase = "connecting"
         end = self._limit(self._connect_timeout)
         host = connection.host.strip("[]")
         try:
@@ -189,8 +235,7 @@ class Transport:
         for left, (family, kind, protocol, _, address) in zip(range(len(found), 0, -1), found, strict=True):
             now = time.monotonic()
             sock = _TimedSocket(family, kind, protocol)
-            sock.deadline = now + (end - now) / left
-            self._watch(sock)
+            self._use(sock, now + (end - now) / left)
             try:
                 for option in connection.socket_options or ():
                     sock.setsockopt(*option)
@@ -205,32 +250,34 @@ class Transport:
 
     def shakes_hands(self, sock: "_TimedTLSSocket") -> None:
         """The TLS handshake begins on *sock*."""
-        self._own.phase = "making the TLS connection"
-        sock.deadline = self._limit(self._tls_timeout)
-        self._watch(sock)
+        self._own.post.phase = "making the TLS connection"
+        self._use(sock, self._limit(self._tls_timeout))
 
     def sends(self, sock: "_Timed", reused: bool) -> None:
         """A request starts on *sock*, which has served others before or not."""
-        self._own.phase = "sending"
-        self._own.reused = reused
-        sock.deadline = self._limit(self._response_timeout)
+        self._own.post.phase = "sending"
+        self._own.post.reused = reused
+        self._use(sock, self._limit(self._response_timeout))
 
     def waits(self) -> None:
         """The request is sent."""
-        self._own.phase = "waiting for the answer"
+        self._own.post.phase = "waiting for the answer"
 
     def reads(self) -> None:
         """The head of the answer has been read."""
-        self._own.answered = True
+        self._own.post.answered = True
 
     def _limit(self, seconds: float) -> float:
-        return min(time.monotonic() + seconds, self._own.deadline)
+        return min(time.monotonic() + seconds, self._own.post.deadline)
 
-    def _watch(self, sock: socket.socket) -> None:
+    def _use(self, sock: "_Timed", deadline: float) -> None:
+        """*sock* is what this thread's post waits for now. Raises OSError if it is to end."""
+        own = self._own.post
+        sock.deadline = deadline
         with self._lock:
-            self._sockets.add(sock)
-        if self._aborted:
-            raise ConnectionAbortedError("aborted")
+            own.sock = sock
+            if own.stopped:
+                raise ConnectionAbortedError(own.stopped)
 
 
 class _Timed(socket.socket):

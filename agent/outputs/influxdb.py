@@ -90,6 +90,10 @@ class InfluxSink(Output):
         if self._transport is not None:
             self._transport.abort()
 
+    def interrupt(self, before: float) -> None:
+        if self._transport is not None:
+            self._transport.interrupt(before)
+
     def close(self) -> None:
         if self._transport is not None:
             self._transport.close()

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from agent.config import InfluxOutput
 from agent.outputs import make
 from agent.outputs.base import Kind, Output, Verdict
+from agent.outputs.influxdb import InfluxSink
 from tests.conftest import wait_until
 from tests.integration.certificates import make_certificates, server_context
 from tests.integration.fake_influxdb import Answer, FakeInfluxDB
@@ -193,17 +194,46 @@ def test_a_name_that_cannot_be_one_is_a_failure_like_any_other() -> None:
     assert verdict.kind is Kind.RETRY and verdict.text.startswith("cannot ")
 
 
-@pytest.mark.parametrize("where", ["connecting", "the handshake"])
-def test_abort_ends_what_has_not_even_begun(where: str) -> None:
+@pytest.mark.parametrize("how", ["abort", "interrupt"])
+@pytest.mark.parametrize("where", ["connecting", "the handshake", "the answer"])
+def test_what_is_under_way_can_be_ended_in_every_layer(where: str, how: str) -> None:
     with ThreadPoolExecutor(1) as threads, black_hole() as (host, port), serve(silence) as url:
-        sink = output(f"http://{host}:{port}" if where == "connecting" else url.replace("http:", "https:"))
+        addresses = {"connecting": f"http://{host}:{port}", "the handshake": url.replace("http:", "https:")}
+        sink = cast(InfluxSink, output(addresses.get(where, url)))
         sink.tick()
+        transport = sink._transport
+        assert transport is not None
         future = threads.submit(post, sink)
-        sockets = sink._transport._sockets  # type: ignore[attr-defined]
-        wait_until(lambda: any(isinstance(sock, socket.socket) for sock in list(sockets)))
-        sink.abort()
+        wait_until(lambda: any(one.sock is not None for one in list(transport._posts)))
+        if how == "abort":
+            sink.abort()
+        else:
+            sink.interrupt(time.monotonic())
         verdict = future.result(SLACK_S)
-        assert verdict.kind is Kind.RETRY
+        assert (verdict.kind, verdict.text) == (Kind.RETRY, f"{how.removesuffix('e')}ed")
+        sink.close()
+
+
+def test_only_what_began_before_is_interrupted_and_what_is_idle_stays() -> None:
+    with FakeInfluxDB(2) as server, ThreadPoolExecutor(2) as threads:
+        sink = output(server.url)
+        sink.tick()
+        gate = threading.Event()
+        assert post(sink).kind is Kind.DELIVERED
+        server.script(*[Answer(gate=gate)] * 2)
+        sooner = threads.submit(post, sink)
+        wait_until(lambda: len(server._script) == 1)
+        between = time.monotonic()
+        later = threads.submit(post, sink)
+        wait_until(lambda: not server._script)
+        sink.interrupt(between)
+        # Its connection had served others before, but it is not tried again by itself.
+        assert sooner.result(SLACK_S).text == "interrupted" and len(server.requests) == 1
+        gate.set()
+        assert later.result(SLACK_S).kind is Kind.DELIVERED
+        sink.interrupt(time.monotonic())
+        connections = server.connections
+        assert post(sink).kind is Kind.DELIVERED and server.connections == connections
         sink.close()
 
 
