@@ -42,6 +42,10 @@ class LaneStats(TypedDict):
 
 @type_check_only
 class RingStats(TypedDict):
+    restored: int
+    """Metrics that an earlier process left in it, torn ones included."""
+    torn: int
+    """Of these, the ones that were damaged: not waiting, and not coming."""
     accepted: int
     written: int
     missed: int
@@ -97,7 +101,8 @@ class Waker:
 class Ring:
     """One writer, one reader: a region of memory mapped twice in a row from a file.
 
-    ``path=None`` maps anonymous memory. *capacity* is rounded up to a multiple of the page size. A slot is
+    What is published outlives the process in the file: see :meth:`adopt`. ``path=None`` maps anonymous memory,
+    without checksums. *capacity* is rounded up to a multiple of the page size. A slot is
     closed at *slot_bytes* or *slot_metrics*, whichever comes first, so that batches can be cut there.
     *unsigned* tells whether unsigned integers (``1u``) may be written; if not they become ``i``, clamped.
     Raises OSError where the file or the mapping cannot be made (the file must not exist), ValueError.
@@ -113,8 +118,20 @@ class Ring:
         slot_metrics: int = ...,
         unsigned: bool = ...,
     ) -> None: ...
+    @staticmethod
+    def adopt(
+        path: str, waker: Waker, *, slot_bytes: int = ..., slot_metrics: int = ..., torn: int = ...
+    ) -> Ring:
+        """Go on with the ring that an earlier process left at *path*: its size, its encoding, what waits in it.
+
+        Everything in the file is verified first. Nobody else may use the file meanwhile or later. *torn* is
+        only for the counters: metrics of it that :func:`salvage_ring` could not save. Raises RingError if it
+        is not to be trusted, OSError.
+        """
     @property
     def path(self) -> str | None: ...
+    @property
+    def torn(self) -> int: ...
     @property
     def capacity(self) -> int: ...
     @property
@@ -138,7 +155,10 @@ class Ring:
         """(metrics, bytes) published and not yet taken."""
     def stats(self) -> RingStats: ...
     def close(self, unlink: bool = ...) -> None:
-        """Detach. The memory goes when the last batch is released; the file at once if *unlink*."""
+        """Detach. The memory goes when the last batch is released; the file at once if *unlink*.
+
+        In a file that stays, what is not released by then waits for the process that adopts it.
+        """
 
 @final
 class Batch(Buffer):
@@ -146,7 +166,8 @@ class Batch(Buffer):
 
     Taking a view of a released batch raises ValueError; releasing a batch with open views raises BufferError.
     Several batches of a ring may be out at once and be released in any order; the ring's space is freed in
-    the order in which they were taken. A batch that is garbage-collected unreleased is released.
+    the order in which they were taken. A batch that is garbage-collected unreleased is released, unless the
+    ring was closed before.
     """
 
     @property
@@ -158,7 +179,20 @@ class Batch(Buffer):
     @property
     def released(self) -> bool: ...
     def release(self) -> None: ...
+    def keep(self) -> None:
+        """Let go of the batch without freeing its space: it waits in the ring's file for the next process.
+
+        Only at the end: this process does not take it again, nor can the writer use the space. Raises
+        BufferError as :meth:`release` does.
+        """
     def __buffer__(self, flags: int, /) -> memoryview: ...
+
+def salvage_ring(path: str, to: str) -> tuple[int, int]:
+    """Write what is whole of the torn ring at *path* into a new ring at *to*, of the same size and encoding.
+
+    Returns the metrics that were saved, and those that were not (by what their slots say). *path* is only
+    read. Raises RingError if nothing in it can be told apart, OSError, FileExistsError for *to*.
+    """
 
 @final
 class Lane:

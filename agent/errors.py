@@ -51,3 +51,17 @@ class OutputError(PenstockError):
 
 class ControlError(PenstockError):
     """The running agent could not be reached, or refused what it was asked to do."""
+
+
+class RingError(PenstockError):
+    """A ring file that an earlier process left cannot be adopted as it is.
+
+    *kind* is ``foreign`` (no ring, or not of its size), ``older`` (of another version, or from before the
+    machine was started), ``torn`` (damaged; *salvageable* says whether runs in it can still be told from
+    damaged ones) or ``unfinished`` (its maker was killed at it; nothing can be in it).
+    """
+
+    def __init__(self, kind: str, message: str, *, salvageable: bool = False) -> None:
+        self.kind = kind
+        self.salvageable = salvageable
+        super().__init__(message)

@@ -4,9 +4,12 @@ The pieces stand in the order in which a metric meets them on the way out of thi
 (ring), then what writes it (reader, lane). Types and contracts are in agent/_core.pyi.
 """
 
-from os import environ as os_environ, fsencode as os_fsencode, unlink as os_unlink
+from os import environ as os_environ, fsencode as os_fsencode, lstat as os_lstat, unlink as os_unlink
 from re import compile as re_compile
+from stat import S_ISREG as stat_S_ISREG
 from threading import Lock
+
+from agent.errors import RingError
 
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo

@@ -10,16 +10,25 @@ cdef extern from "port.h" nogil:
         PORT_PADDING
 
 
+cdef extern from "sum.h" nogil:
+    ctypedef void (*sum_blocks_fn)(void *s, const uint8_t *p, uint64_t blocks) noexcept
+    void sum_blocks_scalar(void *s, const uint8_t *p, uint64_t blocks) noexcept
+    void sum_blocks_avx2(void *s, const uint8_t *p, uint64_t blocks) noexcept
+    uint64_t sum_bytes(sum_blocks_fn blocks, const uint8_t *p, uint64_t n, uint64_t seed) noexcept
+
+
 cdef extern from "ring.h" nogil:
     enum:
         RING_SLOTS
         RING_OUT_MAX
+        RING_BOOT_BYTES
 
     ctypedef struct ring_t:
         uint64_t capacity
         uint8_t *data
         int wake_fd
         bint unsigned_ok
+        sum_blocks_fn sum
         uint32_t slot_bytes_max   # atomic; Cython stores it with sequential consistency
         uint32_t slot_metrics_max
         uint64_t position
@@ -32,6 +41,8 @@ cdef extern from "ring.h" nogil:
         counter_t restarts
         counter_t published_metrics
         counter_t published_bytes
+        counter_t restored
+        counter_t restored_bytes
         counter_t freed
         counter_t freed_bytes
 
@@ -42,7 +53,7 @@ cdef extern from "ring.h" nogil:
         uint32_t metrics
         int64_t oldest_ns
 
-    int ring_open(ring_t *r, int fd, uint64_t capacity) noexcept
+    int ring_open(ring_t *r, int fd, uint64_t capacity, const uint8_t *boot_id, int64_t created_ns) noexcept
     void ring_close(ring_t *r) noexcept
     uint8_t *ring_reserve(ring_t *r, uint64_t n) noexcept
     void ring_commit(ring_t *r, uint64_t n, uint32_t metrics, int64_t arrival_ns) noexcept
@@ -55,3 +66,30 @@ cdef extern from "ring.h" nogil:
     bint ring_arm(ring_t *r, uint64_t bytes_min, uint64_t metrics_min) noexcept
     uint64_t ring_slots_used(ring_t *r) noexcept
     void ring_count_accepted(ring_t *r, uint64_t metrics) noexcept
+
+
+cdef extern from "ring_adopt.h" nogil:
+    ctypedef enum ring_state_t:
+        RING_WHOLE
+        RING_UNFINISHED
+        RING_FOREIGN
+        RING_OLDER
+        RING_TORN
+
+    ctypedef struct ring_note_t:
+        pass
+
+    ctypedef struct ring_findings_t:
+        ring_state_t state
+        bint salvageable
+        uint64_t runs
+        uint64_t metrics
+        uint64_t bytes
+        uint64_t torn_runs
+        uint64_t torn_metrics
+
+    int ring_adopt(ring_t *r, int fd, const uint8_t *boot_id, ring_findings_t *found) noexcept
+    int ring_examine(ring_t *r, int fd, int prot, const uint8_t *boot_id, ring_findings_t *found,
+                     const ring_note_t **note) noexcept
+    void ring_salvage(ring_t *to, const ring_t *source, const ring_note_t *note,
+                      ring_findings_t *found) noexcept

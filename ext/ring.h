@@ -1,4 +1,4 @@
-/* The ring: finished records between one writer (a lane) and one reader (a flusher).
+/* The ring: finished records between one writer (a lane) and one reader (a flusher), which outlive their process.
  *
  *   file:    | header, one page | slots, 65,536 of 32 bytes | data, capacity bytes |
  *   memory:  | header | slots |        | data | the same data again |
@@ -13,7 +13,18 @@
  *
  * Where the writer finds everything freed it goes on at a multiple of the capacity, that is at the beginning:
  * a ring that is emptied as fast as it is filled touches a few pages only. No run, and no batch, lies across
- * such a jump, since a jump needs an empty ring.
+ * such a jump, since a jump needs an empty ring. So the runs that wait always follow each other without a gap.
+ *
+ * A process may be killed between any two instructions. What it has stored is then in the file, and the next one goes
+ * on with it (ring_adopt.h):
+ *
+ *   bytes ─▶ slot ─▶ checksum ─▶ head      killed before the head: the run was not there yet
+ *   the answer of the server ─▶ tail       killed before the tail: the batch is sent again, which changes nothing
+ *
+ * What lies from the tail to the head is whole at every instant, for the writer overwrites only what lies before a
+ * tail that is in the file. A run that stays open between two bursts is noted in the header, in two places by turns, so
+ * that one of them is whole while the other is written. The checksums are for what a kill does not do: lost pages, and
+ * others who write into the file.
  */
 #ifndef PENSTOCK_RING_H
 #define PENSTOCK_RING_H
@@ -25,28 +36,43 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "port.h"
+#include "sum.h"
 
 #define RING_MAGIC UINT64_C(0x31474e4952534e50) /* "PNSRING1" in memory order */
-#define RING_LAYOUT 1
+#define RING_LAYOUT 2
+#ifndef RING_SLOTS /* tests have smaller ones */
 #define RING_SLOTS 65536u
+#endif
 #define RING_OUT_MAX 256u /* batches that may be taken and not yet freed */
+
+#define RING_BOOT_BYTES 16u
 
 typedef struct {
     uint64_t position; /* of the first byte */
     uint32_t length;   /* bytes */
     uint32_t metrics;
     int64_t oldest_ns; /* realtime arrival of the first metric */
-    uint64_t reserved; /* a checksum, once rings outlive a process */
+    uint64_t sum;      /* of all above, the number of the slot and the bytes; see ring_sum */
 } ring_slot_t;
 
+/* A run that was open at the end of a burst, as long as it was then. */
 typedef struct {
-    uint64_t magic;
+    _Alignas(CACHE_LINE) uint64_t number; /* of the slot that it will have */
+    ring_slot_t slot;
+} ring_note_t;
+
+typedef struct {
+    _Atomic uint64_t magic; /* stored last */
     uint64_t layout;
     uint64_t capacity;
     uint64_t slots;
+    uint8_t boot_id[RING_BOOT_BYTES]; /* of the system that wrote it: after a crash of that one pages may be missing */
+    uint64_t unsigned_ok;
+    int64_t created_ns; /* realtime; also keeps the sums of two rings apart */
+    uint64_t sum;       /* of all above but the magic */
     _Alignas(CACHE_LINE) _Atomic uint64_t head; /* slots published */
     _Alignas(CACHE_LINE) _Atomic uint64_t tail; /* slots freed */
+    ring_note_t notes[2];
 } ring_header_t;
 
 /* One batch that was taken; kept until all before it are freed too. */
@@ -64,6 +90,8 @@ typedef struct ring {
     uint64_t capacity;                          /* bytes, a multiple of the page size */
     int wake_fd;                                /* eventfd, owned by ring_t's owner */
     bool unsigned_ok;                           /* `1u` may be written; otherwise `1i`, clamped */
+    sum_blocks_fn sum;                          /* NULL: no checksums, since nobody will read the file again */
+    uint64_t seed;                              /* of the sums of this ring */
     _Atomic uint32_t slot_bytes_max;            /* a run is closed at either limit */
     _Atomic uint32_t slot_metrics_max;
 
@@ -74,14 +102,17 @@ typedef struct ring {
     uint64_t head_own;                      /* = header->head */
     uint64_t run_start;
     uint32_t run_metrics; /* 0: no run is open */
+    uint32_t note;        /* which of the two notes is the older one */
     int64_t run_oldest_ns;
     counter_t accepted;      /* metrics that the lane accepted while the ring was attached */
     counter_t written;       /* metrics */
     counter_t missed;        /* metrics that found this ring full while another one took them */
     counter_t written_bytes;
     counter_t restarts; /* jumps to the beginning */
-    counter_t published_metrics;
+    counter_t published_metrics; /* what was adopted included */
     counter_t published_bytes;
+    counter_t restored; /* metrics that were adopted */
+    counter_t restored_bytes;
 
     /* The reader's own. */
     _Alignas(CACHE_LINE) uint64_t taken; /* slots taken */
@@ -126,19 +157,15 @@ static inline void ring_close(ring_t *r)
     r->header = NULL;
 }
 
-/* Maps a new ring over fd, an empty file (a regular one or a memfd) that the caller may close afterwards.
- * capacity: bytes, rounded up to whole pages. Returns 0 or an errno; the ring is closed on failure.
- * Blocks are allocated first: a sparse file on a full disk would end the process with SIGBUS at a later write. */
-static inline int ring_open(ring_t *r, int fd, uint64_t capacity)
+/* Maps the file fd, which has head and r->capacity, a whole number of pages. prot: of the pages, which are shared if
+ * they may be written. Returns 0 or an errno; the ring is closed on failure. */
+static inline int ring_map(ring_t *r, int fd, int prot)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE), head = ring_head_bytes();
-    r->capacity = (capacity + page - 1) / page * page;
+    int flags = prot & PROT_WRITE ? MAP_SHARED : MAP_PRIVATE, error;
     r->header = NULL;
     r->data = NULL;
-    int error = posix_fallocate(fd, 0, (off_t)(head + r->capacity));
-    if (error)
-        return error;
-    void *map = mmap(NULL, head, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    void *map = mmap(NULL, head, prot, flags, fd, 0);
     if (map == MAP_FAILED)
         return errno;
     r->header = map;
@@ -152,16 +179,45 @@ static inline int ring_open(ring_t *r, int fd, uint64_t capacity)
     }
     r->data = base;
     for (int i = 0; i < 2; i++)
-        if (mmap(base + (size_t)i * r->capacity, r->capacity, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
-                 (off_t)head) == MAP_FAILED) {
+        if (mmap(base + (size_t)i * r->capacity, r->capacity, prot, flags | MAP_FIXED, fd, (off_t)head) == MAP_FAILED) {
             error = errno;
             ring_close(r);
             return error;
         }
-    r->header->capacity = r->capacity;
-    r->header->slots = RING_SLOTS;
-    r->header->layout = RING_LAYOUT;
-    r->header->magic = RING_MAGIC;
+    return 0;
+}
+
+/* The sum of the header's constant part; seeds the sums of the runs. */
+static inline uint64_t ring_header_sum(const ring_header_t *h)
+{
+    uint64_t sum = sum_mix(sum_mix(sum_mix(RING_MAGIC, h->layout), h->capacity), h->slots);
+    sum = sum_mix(sum_mix(sum, port_load64(h->boot_id)), port_load64(h->boot_id + 8));
+    return sum_mix(sum_mix(sum, h->unsigned_ok), (uint64_t)h->created_ns);
+}
+
+/* Maps a new ring over fd, an empty file (a regular one or a memfd) that the caller may close afterwards.
+ * capacity: bytes, rounded up to whole pages. boot_id: RING_BOOT_BYTES, or NULL where nobody will read it again.
+ * Returns 0 or an errno; the ring is closed on failure.
+ * Blocks are allocated first: a sparse file on a full disk would end the process with SIGBUS at a later write. */
+static inline int ring_open(ring_t *r, int fd, uint64_t capacity, const uint8_t *boot_id, int64_t created_ns)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    r->capacity = (capacity + page - 1) / page * page;
+    int error = posix_fallocate(fd, 0, (off_t)(ring_head_bytes() + r->capacity));
+    if (!error)
+        error = ring_map(r, fd, PROT_READ | PROT_WRITE);
+    if (error)
+        return error;
+    ring_header_t *h = r->header;
+    h->layout = RING_LAYOUT;
+    h->capacity = r->capacity;
+    h->slots = RING_SLOTS;
+    h->unsigned_ok = r->unsigned_ok;
+    h->created_ns = created_ns;
+    if (boot_id != NULL)
+        memcpy(h->boot_id, boot_id, RING_BOOT_BYTES);
+    r->seed = h->sum = ring_header_sum(h);
+    atomic_store_explicit(&h->magic, RING_MAGIC, memory_order_release);
     r->cursor = r->data;
     r->limit = r->capacity;
     return 0;
@@ -203,6 +259,25 @@ static inline uint8_t *ring_reserve(ring_t *r, uint64_t n)
     return r->cursor;
 }
 
+/* What must be the same at both ends of a run's way: where it lies, what it is, its bytes. Reads all of them. */
+static inline uint64_t ring_sum(const ring_t *r, uint64_t number, const ring_slot_t *slot)
+{
+    uint64_t seed = sum_mix(sum_mix(r->seed, number), slot->position);
+    seed = sum_mix(sum_mix(seed, slot->metrics), (uint64_t)slot->oldest_ns);
+    return sum_bytes(r->sum, r->data + slot->position % r->capacity, slot->length, seed);
+}
+
+/* Describes the open run. */
+static inline void ring_describe(const ring_t *r, ring_slot_t *slot)
+{
+    slot->position = r->run_start;
+    slot->length = (uint32_t)(r->position - r->run_start);
+    slot->metrics = r->run_metrics;
+    slot->oldest_ns = r->run_oldest_ns;
+    if (r->sum != NULL)
+        slot->sum = ring_sum(r, r->head_own, slot);
+}
+
 /* Closes the open run and makes it visible. */
 static inline void ring_publish(ring_t *r)
 {
@@ -210,10 +285,7 @@ static inline void ring_publish(ring_t *r)
         return;
     ring_slot_t *slot = &r->slots[r->head_own % RING_SLOTS];
     uint32_t length = (uint32_t)(r->position - r->run_start);
-    slot->position = r->run_start;
-    slot->length = length;
-    slot->metrics = r->run_metrics;
-    slot->oldest_ns = r->run_oldest_ns;
+    ring_describe(r, slot);
     counter_add(&r->written, r->run_metrics);
     counter_add(&r->written_bytes, length);
     counter_add(&r->published_metrics, r->run_metrics);
@@ -242,11 +314,19 @@ static inline void ring_notify(ring_t *r)
 
 /* The end of a burst: what it brought becomes visible. But where half of the slots wait for the reader, bursts of a
  * few metrics would use up the rest long before the bytes: the run stays open for the next burst then, and is closed
- * by its own limits, or by ring_publish once a second. The reader has plenty to take meanwhile. */
+ * by its own limits, or by ring_publish once a second. The reader has plenty to take meanwhile. The metrics of the burst
+ * are accepted all the same, so the run is noted where the next process finds it. */
 static inline void ring_end(ring_t *r)
 {
-    if (r->head_own - atomic_load_explicit(&r->header->tail, memory_order_acquire) >= RING_SLOTS / 2)
+    if (r->head_own - atomic_load_explicit(&r->header->tail, memory_order_acquire) >= RING_SLOTS / 2) {
+        if (r->sum != NULL && r->run_metrics != 0) {
+            ring_note_t *note = &r->header->notes[r->note];
+            note->number = r->head_own;
+            ring_describe(r, &note->slot);
+            r->note ^= 1;
+        }
         return;
+    }
     ring_publish(r);
     ring_notify(r);
 }

@@ -4,14 +4,60 @@ cdef extern from "<sys/mman.h>" nogil:
     int memfd_create(const char *name, unsigned int flags) noexcept
     enum:
         MFD_CLOEXEC
+    enum:
+        PROT_READ
 
 cdef extern from "<fcntl.h>" nogil:
     int c_open "open"(const char *path, int flags, int mode) noexcept
     enum:
+        O_RDONLY
         O_RDWR
         O_CREAT
         O_EXCL
         O_CLOEXEC
+        O_NOFOLLOW
+        O_NONBLOCK
+
+cdef sum_blocks_fn sum_kernel = sum_blocks_scalar
+if os_environ.get("PENSTOCK_ISA", "") != "scalar" and scan_has_avx2():
+    sum_kernel = sum_blocks_avx2
+
+
+cdef bytes read_boot_id():
+    """Which start of this machine it is: rings are adopted only from processes of the same one."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return bytes.fromhex(file.read().replace("-", "")).ljust(RING_BOOT_BYTES, b"\0")[:RING_BOOT_BYTES]
+    except (OSError, ValueError):
+        return bytes(RING_BOOT_BYTES)
+
+
+cdef bytes BOOT_ID = read_boot_id()
+
+cdef dict STATES = {
+    RING_UNFINISHED: ("unfinished", "the process that made it was killed before it was a ring"),
+    RING_FOREIGN: ("foreign", "it is not a ring, or not of the size that it says"),
+    RING_OLDER: ("older", "it is of another version, or from before this machine was started"),
+    RING_TORN: ("torn", "it is damaged"),
+}
+
+
+cdef int open_left_ring(object path, int flags) except -1:
+    """Opens a file that somebody left. Raises OSError, RingError: not for what only looks like a file."""
+    if not stat_S_ISREG(os_lstat(path).st_mode):
+        raise RingError("foreign", f"{path}: it is not a file")
+    cdef bytes name = os_fsencode(path)
+    cdef int fd = c_open(name, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0)
+    if fd < 0:
+        raise OSError(errno, strerror(errno).decode(), path)
+    return fd
+
+
+cdef raise_ring_error(object path, ring_findings_t *found):
+    kind, reason = STATES[found.state]
+    if found.state == RING_TORN and found.salvageable:
+        reason = f"{found.torn_runs} of its {found.runs + found.torn_runs} runs are damaged"
+    raise RingError(kind, f"{path}: {reason}", salvageable=found.salvageable)
 
 
 @cython.final
@@ -20,33 +66,62 @@ cdef class Ring:
     cdef readonly object path
     cdef Waker waker            # its descriptor is used by the writer
     cdef bint detached
+    cdef readonly uint64_t torn
 
     def __cinit__(self, path, uint64_t capacity, Waker waker not None, *, uint32_t slot_bytes=65536,
-                  uint32_t slot_metrics=256, bint unsigned=True):
-        cdef int fd, error
-        cdef bytes name
-        if capacity < 65536 or capacity > <uint64_t>1 << 40:
-            raise ValueError(f"capacity is {capacity} bytes; a ring takes 64 KiB to 1 TiB")
+                  uint32_t slot_metrics=256, bint unsigned=True, bint _adopt=False):
         self.ring = <ring_t *>alloc_aligned(sizeof(ring_t))
         self.path = path
         self.waker = waker
         self.ring.wake_fd = waker.fileno()
         self.ring.unsigned_ok = unsigned
+        # What only this process can see needs no proof that it is whole.
+        self.ring.sum = NULL if path is None else sum_kernel
         self.limits(slot_bytes, slot_metrics)
-        if path is None:
+        if _adopt:
+            self.adopt_file()
+        else:
+            self.make_file(capacity)
+
+    cdef make_file(self, uint64_t capacity):
+        cdef int fd, error
+        cdef bytes name
+        cdef const uint8_t *boot_id = BOOT_ID
+        if capacity < 65536 or capacity > <uint64_t>1 << 40:
+            raise ValueError(f"capacity is {capacity} bytes; a ring takes 64 KiB to 1 TiB")
+        if self.path is None:
             fd = memfd_create(b"penstock-ring", MFD_CLOEXEC)
         else:
-            name = os_fsencode(path)
+            name = os_fsencode(self.path)
             fd = c_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
         if fd < 0:
-            raise OSError(errno, strerror(errno).decode(), path)
+            raise OSError(errno, strerror(errno).decode(), self.path)
         with nogil:
-            error = ring_open(self.ring, fd, capacity)
+            error = ring_open(self.ring, fd, capacity, boot_id, clock_ns(CLOCK_REALTIME))
         c_close(fd)
         if error:
-            if path is not None:
-                os_unlink(path)
-            raise OSError(error, strerror(error).decode(), path)
+            if self.path is not None:
+                os_unlink(self.path)
+            raise OSError(error, strerror(error).decode(), self.path)
+
+    cdef adopt_file(self):
+        cdef ring_findings_t found
+        cdef const uint8_t *boot_id = BOOT_ID
+        cdef int error, fd = open_left_ring(self.path, O_RDWR)
+        with nogil:
+            error = ring_adopt(self.ring, fd, boot_id, &found)
+        c_close(fd)
+        if error:
+            raise OSError(error, strerror(error).decode(), self.path)
+        if found.state != RING_WHOLE:
+            raise_ring_error(self.path, &found)
+
+    @staticmethod
+    def adopt(str path not None, Waker waker not None, *, uint32_t slot_bytes=65536,
+              uint32_t slot_metrics=256, uint64_t torn=0):
+        cdef Ring ring = Ring(path, 0, waker, slot_bytes=slot_bytes, slot_metrics=slot_metrics, _adopt=True)
+        ring.torn = torn
+        return ring
 
     def __dealloc__(self):
         if self.ring != NULL:
@@ -105,14 +180,17 @@ cdef class Ring:
         # Freed first: a writer at work meanwhile can only make "waiting" larger, never negative.
         cdef uint64_t freed = counter_get(&r.freed), freed_bytes = counter_get(&r.freed_bytes)
         cdef uint64_t written = counter_get(&r.written), written_bytes = counter_get(&r.written_bytes)
+        cdef uint64_t restored = counter_get(&r.restored), restored_bytes = counter_get(&r.restored_bytes)
         return {
+            "restored": restored + self.torn,
+            "torn": self.torn,
             "accepted": counter_get(&r.accepted),
             "written": written,
             "missed": counter_get(&r.missed),
             "written_bytes": written_bytes,
             "freed": freed,
-            "waiting": written - freed,
-            "waiting_bytes": written_bytes - freed_bytes,
+            "waiting": restored + written - freed,
+            "waiting_bytes": restored_bytes + written_bytes - freed_bytes,
             "capacity_bytes": r.capacity,
             "slots_used": ring_slots_used(r),
             "restarts": counter_get(&r.restarts),
@@ -139,7 +217,8 @@ cdef class Batch:
         raise TypeError("batches come from Ring.take")
 
     def __dealloc__(self):
-        if self.open:
+        # Of a ring that was closed, what is not delivered belongs to the next process.
+        if self.open and not self.ring.detached:
             ring_free(self.ring.ring, &self.batch)
 
     def __getbuffer__(self, Py_buffer *view, int flags):
@@ -177,3 +256,36 @@ cdef class Batch:
             raise BufferError(f"{self.views} views of the batch are still open")
         self.open = False
         ring_free(self.ring.ring, &self.batch)
+
+    def keep(self):
+        if self.views:
+            raise BufferError(f"{self.views} views of the batch are still open")
+        self.open = False
+
+
+def salvage_ring(str path not None, str to not None):
+    cdef ring_findings_t found
+    cdef const ring_note_t *note = NULL
+    cdef const uint8_t *boot_id = BOOT_ID
+    cdef ring_t *source = <ring_t *>alloc_aligned(sizeof(ring_t))
+    cdef Ring saved
+    cdef int error, fd = -1
+    try:
+        source.sum = sum_kernel
+        fd = open_left_ring(path, O_RDONLY)
+        with nogil:
+            error = ring_examine(source, fd, PROT_READ, boot_id, &found, &note)
+        if error:
+            raise OSError(error, strerror(error).decode(), path)
+        if not found.salvageable:
+            raise_ring_error(path, &found)
+        saved = Ring(to, source.capacity, Waker(), unsigned=source.unsigned_ok)
+        with nogil:
+            ring_salvage(saved.ring, source, note, &found)
+        saved.close(unlink=False)
+    finally:
+        if fd >= 0:
+            c_close(fd)
+        ring_close(source)
+        free(source)
+    return found.metrics, found.torn_metrics

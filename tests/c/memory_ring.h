@@ -16,7 +16,7 @@ static inline ring_t *memory_ring_new(uint64_t capacity, bool unsigned_ok)
     r->slot_bytes_max = 1 << 30;
     r->slot_metrics_max = 1 << 30;
     int fd = memfd_create("ring", 0);
-    if (fd < 0 || ring_open(r, fd, capacity))
+    if (fd < 0 || ring_open(r, fd, capacity, NULL, 0))
         abort();
     close(fd);
     return r;
