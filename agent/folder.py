@@ -73,6 +73,11 @@ class Index:
         return name in self._held
 
     @property
+    def held_bytes(self) -> int:
+        """What the files take that are out."""
+        return sum(map(occupied, self._held.values()))
+
+    @property
     def oldest(self) -> str:
         """The oldest name that is known, held or not; empty if there is none."""
         return min((*self._held, *(name for name, _ in self._window[:1])), default="")
@@ -188,11 +193,10 @@ class Index:
                 return self._pass(skip, left, sizes=True)
             window = [(name, self._size(name)) for name, _ in window]
         else:
-            held = sum(map(occupied, self._held.values()))
             change = metrics + held_metrics - self.metrics
             self.appeared += max(change, 0)
             self.vanished += max(-change, 0)
-            self.files, self.bytes = files + len(self._held), total + held
+            self.files, self.bytes = files + len(self._held), total + self.held_bytes
             self.metrics = metrics + held_metrics
         self.newest = newest
         self.foreign_names = foreign

@@ -141,14 +141,14 @@ class Rejected:
         about = {
             "output": self.name,
             "target": self.target,
-            "batch": batch,
+            "batch": _utf8(batch),
             "time": disk.stamp(time_ns),
             "oldest": disk.stamp(oldest_ns),
             "oldest_ns": oldest_ns,
             "metrics": len(lines),
             "status": status,
-            "text": text,
-            **_reasons([reason for _, reason in lines]),
+            "text": _utf8(text),
+            **_reasons([_utf8(reason) for _, reason in lines]),
         }
         reasons = orjson.dumps(about, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         size = disk.occupied(len(body)) + disk.occupied(len(reasons))
@@ -283,6 +283,11 @@ def _size(path: str) -> int:
         return size + disk.occupied(file_size(reasons_path(path)))
     except FileNotFoundError:
         return size
+
+
+def _utf8(text: str) -> str:
+    """*text* as JSON can hold it: bytes of a server that were no text may stand in it as lone surrogates."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _reasons(of_lines: Sequence[str]) -> dict[str, Any]:

@@ -116,9 +116,11 @@ class Stock:
         limit = self.limits.max_bytes
         wanted = disk.occupied(size)
         coming = sum(map(disk.occupied, self.coming.values())) + wanted
-        for _ in range(REMOVALS_MAX):
-            if self.index.bytes + coming <= limit or not self.drop_oldest(full):
-                break
+        # Nothing is removed for what would not fit into an empty folder either.
+        if self.index.held_bytes + coming <= limit:
+            for _ in range(REMOVALS_MAX):
+                if self.index.bytes + coming <= limit or not self.drop_oldest(full):
+                    break
         if self.index.bytes + coming > limit:
             self._trouble.refused("space", f"max_bytes ({format_size(limit)}) has no room for another file")
             return False
@@ -204,7 +206,8 @@ class Stock:
         except OSError as error:
             self._trouble.failed("remove", error)
             return False
-        self._trouble.worked("remove")
+        if not self.gone:
+            self._trouble.worked("remove")
         return True
 
     def decide(self, name: str) -> int:
