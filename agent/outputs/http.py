@@ -1,17 +1,14 @@
 """POST over urllib3's connection pools, with what an output needs beyond them.
 
 - Every layer has its own limit in time, and none gets more than what is left until the deadline of the post:
-  all addresses of the host together that of connecting, then the TLS handshake, then everything from the
-  first byte of the request to the last one of the answer. urllib3 limits the wait for each read only, so a
-  server that trickles could hold a sender for hours.
+  looking up the host and trying all its addresses together that of connecting, then the TLS handshake, then
+  everything from the first byte of the request to the last one of the answer. urllib3 limits the wait for
+  each read only, so a server that trickles could hold a sender for hours.
 - A kept-alive connection that the server has closed meanwhile costs another try at once, on a fresh
   connection, and is no failure. Whatever else lies idle in the pool then is not trusted any more either, nor
   what has been idle for long: a firewall between forgets it without a word.
 - Attempts can be ended from another thread.
 - What a server answers is read up to a limit.
-
-Looking up the name of a host is the one thing that cannot be cut short: the C library does that in its own
-time.
 
 Imports urllib3, which takes 50 ms and 14 MB: import this module where the first request is near.
 """
@@ -38,6 +35,8 @@ from urllib3.exceptions import (
     ReadTimeoutError,
     SSLError,
 )
+
+from agent.outputs.resolve import Resolver
 
 ANSWER_BYTES_MAX = 8 << 20
 """So much of an answer is read. InfluxDB 3 repeats each line that it refuses."""
@@ -87,9 +86,9 @@ class _Own(threading.local):
 class Transport:
     """Requests to one server, by the connections of *pool*, which becomes this transport's.
 
-    Times in seconds: *connect_timeout* for all addresses of the server together, *tls_timeout* for the
-    handshake, *response_timeout* from the first byte of a request to the last of its answer, *idle_timeout*
-    for how long a connection may lie idle and still be used again.
+    Times in seconds: *connect_timeout* for the name and all addresses of the server together, *tls_timeout*
+    for the handshake, *response_timeout* from the first byte of a request to the last of its answer,
+    *idle_timeout* for how long a connection may lie idle and still be used again.
     """
 
     def __init__(
@@ -111,6 +110,7 @@ class Transport:
         self._lock = threading.Lock()
         self._posts: set[_Post] = set()
         self._own = _Own()
+        self._resolver = Resolver()
         base = pool.ConnectionCls
         assert issubclass(base, HTTPConnection)
         pool.ConnectionCls = _connection_class(base, self)
@@ -222,15 +222,19 @@ class Transport:
         Each address gets an equal part of the time that is left, so that one in a black hole does not cost
         the others theirs.
         """
-        self._own.post.phase = "connecting"
+        own = self._own.post
+        own.phase = "looking up the host"
         end = self._limit(self._connect_timeout)
         host = connection.host.strip("[]")
         try:
-            found = socket.getaddrinfo(host, connection.port, type=socket.SOCK_STREAM)
+            found = self._resolver.resolve(host, connection.port, end, lambda: bool(own.stopped))
         except socket.gaierror as error:
             raise NameResolutionError(connection.host, connection, error) from error
         except UnicodeError as error:
             raise NewConnectionError(connection, f"no name of a host: {host}") from error
+        except TimeoutError as error:
+            raise ConnectTimeoutError(connection, "timed out") from error
+        own.phase = "connecting"
         failure: OSError = TimeoutError("timed out")
         for left, (family, kind, protocol, _, address) in zip(range(len(found), 0, -1), found, strict=True):
             now = time.monotonic()

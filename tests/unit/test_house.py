@@ -37,6 +37,7 @@ MODULES = (
     "agent.outputs.file",
     "agent.outputs.refusals",
     "agent.outputs.verdicts",
+    "agent.outputs.resolve",
     "agent.outputs.http",
     "agent.outputs.influxdb",
     "agent.outputs",
