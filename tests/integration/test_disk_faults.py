@@ -152,7 +152,7 @@ def test_a_start_on_a_read_only_disk(disk: Path) -> None:
     assert not writer.put() and not other.put()
     assert other.spool.counters.failing == os.strerror(errno.EROFS)
     remount(disk, "rw")
-    wait_until(lambda: writer.spool.writable and other.spool.writable)
+    wait_until(lambda: not (writer.spool.counters.failing or other.spool.counters.failing))
     assert writer.put() and other.put()
     for one in (writer, other):
         one.check()
