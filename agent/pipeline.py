@@ -8,6 +8,8 @@ they are a *layout*, which :meth:`Pipeline.apply` replaces as a whole:
 3. retire: sockets that left the config are read empty and closed. Outputs that left it still get what is
    in their rings, in the background and for ``drain_timeout`` at most; their counters stay in the ledger.
 
+What an earlier process left in the rings of an output is delivered as soon as the output is opened.
+
 A socket stays open as long as its address stays in the config. A ring stays, with what is in it, as long as
 its output's name, ``ring_bytes`` and encoding stay: a changed destination is put under it. What aggregates
 for a StatsD listener stays as long as the listener's name and what decides what is one series: other settings
@@ -41,6 +43,7 @@ from agent.listeners import (
     set_file_access,
 )
 from agent.outputs import make
+from agent.rings import Rings
 from agent.route import Accounts, Route
 from agent.systemd import PassedSocket
 
@@ -69,6 +72,7 @@ class Pipeline:
     def __init__(self, passed: Sequence[PassedSocket] = ()) -> None:
         self.layout = Layout()
         self._pool = Pool.adopt(passed)
+        self._rings: Rings | None = None
         self._lanes: list[Lane] = []
         self._threads: list[threading.Thread] = []
         self._lane_errors: list[str] = []
@@ -109,7 +113,7 @@ class Pipeline:
     def stop(self, timeout: float) -> None:
         """Read the sockets empty, close them, and deliver what is in the rings for *timeout* seconds at most.
 
-        What is left then is counted as dropped, reason ``drain_timeout``.
+        What is left then stays in the rings for the next start.
         """
         deadline = time.monotonic() + timeout
         layout = self.layout
@@ -132,7 +136,7 @@ class Pipeline:
         with self._lock:
             self.layout = Layout(layout.config, (), (), layout.names)
             self._retiring += layout.routes
-        self._end_in_background(layout.routes, deadline)
+        self._end_in_background(layout.routes, deadline, keep=True)
         for thread in self._enders:
             thread.join()
 
@@ -158,6 +162,12 @@ class Pipeline:
         with self._lock:
             by_name = {route.config.name: route for route in (*self._retiring, *self.layout.routes)}
         return list(by_name.values())
+
+    def look_after(self) -> None:
+        """Let go of rings that an earlier process left and that are empty by now. For once a second."""
+        with self._lock:
+            for route in (*self._retiring, *self.layout.routes):
+                route.leaving.sweep()
 
     def beats(self) -> list[int]:
         """How often each lane came round; one that lives does so once a second at least."""
@@ -195,12 +205,11 @@ class Pipeline:
             )
 
     def _make_lanes(self, config: Config, problems: list[Problem]) -> None:
-        """Make the lanes and the folder of the rings; what an earlier process left in it is replaced."""
-        folder = _rings_folder(config)
+        """Make the lanes and the folder of the rings."""
+        folder = Path(config.agent.runtime_dir) / "rings"
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            for left in folder.glob("*.ring"):
-                left.unlink()
+            self._rings = Rings(folder)
+            self._rings.warn_of_strangers({output.name for output in config.output})
         except OSError as error:
             raise ConfigError(
                 [Problem("agent.runtime_dir", f"cannot use {folder}: {error.strerror}; make it writable")]
@@ -246,7 +255,9 @@ class Pipeline:
 
     def _route(self, config: OutputConfig, whole: Config, undo: ExitStack) -> Route:
         """*config* on the rings that it has already, or on new ones. Raises OutputError, OSError."""
+        assert self._rings is not None
         old = next((route for route in self.layout.routes if route.config.name == config.name), None)
+        ticks = any(listen.format == "statsd" for listen in whole.listen)
         if old is not None and old.config == config and not _reads_files(config):
             route = old
         else:
@@ -255,16 +266,25 @@ class Pipeline:
                 undo.callback(output.close)
                 route = replace(old, config=config, output=output)
             else:
+                lanes = len(self._lanes)
                 try:
-                    route = Route.open(config, output, whole.flush, len(self._lanes), _rings_folder(whole))
+                    route = Route.open(
+                        config, output, whole.flush, lanes, self._rings, tick=ticks, in_use=self._ring_files()
+                    )
                 except BaseException:
                     output.close()
                     raise
-                undo.callback(self._end_route, route, time.monotonic())
-        if route.tick is None and any(listen.format == "statsd" for listen in whole.listen):
-            route = route.with_tick(whole.flush, _rings_folder(whole))
+                # What an earlier process left there is left once more.
+                undo.callback(self._end_route, route, time.monotonic(), keep=True)
+        if route.tick is None and ticks:
+            route = route.with_tick(whole.flush, self._rings, self._ring_files() | route.paths)
             undo.callback(route.close_tick)
         return route
+
+    def _ring_files(self) -> set[str]:
+        """The files of the rings that run, or are being emptied."""
+        with self._lock:
+            return {path for route in (*self._retiring, *self.layout.routes) for path in route.paths}
 
     # ---- commit ----
 
@@ -334,21 +354,25 @@ class Pipeline:
                 fit_receive_buffer(door.config, door.sockets)
         staying = {route.flusher for route in new.routes}
         leaving = [route for route in old.routes if route.flusher not in staying]
-        self._end_in_background(leaving, time.monotonic() + new.config.agent.drain_timeout)
+        # No config has them any more, so no later process would deliver what stays.
+        self._end_in_background(leaving, time.monotonic() + new.config.agent.drain_timeout, keep=False)
 
-    def _end_in_background(self, routes: Iterable[Route], deadline: float) -> None:
+    def _end_in_background(self, routes: Iterable[Route], deadline: float, *, keep: bool) -> None:
         self._enders = [thread for thread in self._enders if thread.is_alive()]
         for route in routes:
             self._enders.append(
                 threading.Thread(
-                    target=self._end_route, args=(route, deadline), name=f"end-{route.config.name}"
+                    target=self._end_route,
+                    args=(route, deadline),
+                    kwargs={"keep": keep},
+                    name=f"end-{route.config.name}",
                 )
             )
             self._enders[-1].start()
 
-    def _end_route(self, route: Route, deadline: float) -> None:
+    def _end_route(self, route: Route, deadline: float, *, keep: bool) -> None:
         """Empty a route that no lane writes to any more, and move its counters to the accounts."""
-        route.drain(deadline)
+        route.drain(deadline, keep=keep)
         with self._lock:
             self._accounts.close(route)
             if route in self._retiring:
@@ -370,7 +394,3 @@ def _tags(layout: Layout) -> list[tuple[bytes, bytes]]:
 def _reads_files(config: OutputConfig) -> bool:
     """Whether the same settings may make another output, since the files that they name have changed."""
     return isinstance(config, InfluxOutput) and bool(config.ca or config.cert or config.key)
-
-
-def _rings_folder(config: Config) -> Path:
-    return Path(config.agent.runtime_dir) / "rings"

@@ -1,15 +1,12 @@
 """A route: one output with its rings, one for each lane, and its flusher; and what remains when it ends.
 
-A ring of lane 0 of output "influx" lies in ``influx.0.ring``; where a former ring of that name is still being
-emptied, in ``influx.0~1.ring``. ("~" is no letter of an output's name, so every name can be read back.) The
-tick ring, which the thread of :mod:`agent.aggregation` writes, lies in ``influx.tick.ring``. An output has
-one from when there is a StatsD listener until the output leaves.
+The tick ring, which the thread of :mod:`agent.aggregation` writes, is one more; an output has it from when
+there is a StatsD listener until the output leaves. Rings that an earlier process left, and that nobody is to
+write (:mod:`agent.rings`), belong to the route until they are empty.
 """
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from agent._core import Ring, Waker
@@ -18,6 +15,7 @@ from agent.config import Output as OutputConfig
 from agent.flusher import Flusher
 from agent.ledger import DeliveryCounters, OutputReading
 from agent.outputs.base import Output
+from agent.rings import Form, Rings, let_go
 
 if TYPE_CHECKING:
     from agent._core import RingStats
@@ -34,6 +32,37 @@ def slot_limits(flush: Flush) -> tuple[int, int]:
     )
 
 
+class Leaving:
+    """Rings of a route that are only emptied, and the counters of those that were. One thread at a time."""
+
+    def __init__(self, rings: Iterable[tuple[str, Ring]] = ()) -> None:
+        self._rings = list(rings)
+        self._ended: list[tuple[str, RingStats]] = []
+
+    @property
+    def rings(self) -> list[Ring]:
+        return [ring for _, ring in self._rings]
+
+    def sweep(self) -> None:
+        """Let go of the rings that are empty by now; their files go."""
+        for writer, ring in [*self._rings]:
+            if not ring.stats()["waiting"]:
+                self._rings.remove((writer, ring))
+                self._ended.append((writer, _without_space(ring.stats())))
+                let_go(ring)
+
+    def close(self) -> None:
+        """Let go of all of them; files with something in them stay."""
+        for _, ring in self._rings:
+            let_go(ring)
+
+    def stats(self) -> "Iterator[tuple[str, RingStats]]":
+        """The counters of each, by the thread that wrote it."""
+        yield from self._ended
+        for writer, ring in self._rings:
+            yield writer, ring.stats()
+
+
 @dataclass(frozen=True, eq=False)
 class Route:
     """One output as it runs. Replaced by a changed copy, on the same rings, when its settings change."""
@@ -46,39 +75,72 @@ class Route:
     flusher: Flusher
     tick: Ring | None = None
     """What the tick thread writes; None as long as there has been no StatsD listener."""
+    leaving: Leaving = field(default_factory=Leaving)
+    """Shared by all copies."""
 
     @property
     def writers(self) -> dict[str, Ring]:
-        """All rings, by the names of the threads that write them."""
+        """All rings that are written, by the names of the threads that do."""
         writers = {f"lane-{lane}": ring for lane, ring in enumerate(self.rings)}
         return writers | {"tick": self.tick} if self.tick is not None else writers
 
+    @property
+    def paths(self) -> set[str]:
+        """The files of all its rings."""
+        return {ring.path for ring in (*self.writers.values(), *self.leaving.rings) if ring.path is not None}
+
+    def ring_stats(self) -> "list[tuple[str, RingStats]]":
+        """The counters of all rings, each with the thread that writes it, or did."""
+        running = [(writer, ring.stats()) for writer, ring in self.writers.items()]
+        return [*running, *self.leaving.stats()]
+
     @classmethod
-    def open(cls, config: OutputConfig, output: Output, flush: Flush, lanes: int, folder: Path) -> "Route":
-        """Make the rings and start the flusher. Raises OSError, and then nothing remains of it."""
+    def open(
+        cls,
+        config: OutputConfig,
+        output: Output,
+        flush: Flush,
+        lanes: int,
+        folder: Rings,
+        *,
+        tick: bool = False,
+        in_use: Collection[str] = (),
+    ) -> "Route":
+        """Make the rings, or adopt what an earlier process left of them, and start the flusher.
+
+        *tick* asks for a tick ring too; *in_use* are the files of all rings of this process. Raises OSError,
+        and then nothing remains of it but what was there before.
+        """
         waker = Waker()
+        form = _form(config, output, flush)
+        writers = [*(f"lane-{lane}" for lane in range(lanes)), *(["tick"] if tick else [])]
         rings: list[Ring] = []
+        former: list[tuple[str, Ring]] = []
         try:
-            for lane in range(lanes):
-                rings.append(_make_ring(config, output, flush, lane, folder, waker))
-            flusher = Flusher(config.name, output, waker, rings, flush)
+            for writer in writers:
+                rings.append(folder.open(form, writer, waker, in_use))
+            taken = {*in_use, *(ring.path for ring in rings if ring.path is not None)}
+            for one in folder.leaving(form, waker, taken):
+                former.append(one)
+            flusher = Flusher(config.name, output, waker, [*rings, *(ring for _, ring in former)], flush)
             flusher.start()
         except BaseException:
-            for ring in rings:
-                ring.close(unlink=True)
+            for ring in (*rings, *(ring for _, ring in former)):
+                let_go(ring)
             waker.close()
             raise
-        return cls(config, output, waker, tuple(rings), flusher)
+        tick_ring = rings.pop() if tick else None
+        return cls(config, output, waker, tuple(rings), flusher, tick_ring, Leaving(former))
 
-    def with_tick(self, flush: Flush, folder: Path) -> "Route":
+    def with_tick(self, flush: Flush, folder: Rings, in_use: Collection[str]) -> "Route":
         """A copy that has a tick ring too, which nobody reads until it is settled. Raises OSError."""
-        ring = _make_ring(self.config, self.output, flush, "tick", folder, self.waker)
-        return replace(self, tick=ring)
+        form = _form(self.config, self.output, flush)
+        return replace(self, tick=folder.open(form, "tick", self.waker, in_use))
 
     def close_tick(self) -> None:
         """Undo :meth:`with_tick` for a copy that was never settled."""
         if self.tick is not None:
-            self.tick.close(unlink=True)
+            let_go(self.tick)
 
     def fits(self, config: OutputConfig, output: Output) -> bool:
         """Whether what is in the rings can go to *output*, and they are of the size that *config* wants."""
@@ -92,39 +154,31 @@ class Route:
         self.flusher.set_rings(rings)
         self.flusher.reconfigure(flush, self.output)
 
-    def drain(self, deadline: float) -> None:
-        """Deliver what is in the rings until *deadline* (monotonic), count the rest as dropped, and end.
+    def drain(self, deadline: float, *, keep: bool) -> None:
+        """Deliver what is in the rings until *deadline* (monotonic), and end.
 
-        The lanes and the tick thread must have let go of the rings.
+        The rest is counted as dropped or, if *keep*, stays in the rings for the next process. The lanes and
+        the tick thread must have let go of the rings.
         """
-        self.flusher.drain(deadline)
+        self.flusher.drain(deadline, keep=keep)
 
     def close(self) -> None:
         """Free the rings and the output. The flusher has ended."""
         for ring in self.writers.values():
-            ring.close(unlink=True)
+            let_go(ring)
+        self.leaving.close()
         self.waker.close()
         self.output.close()
 
 
-def _make_ring(
-    config: OutputConfig, output: Output, flush: Flush, writer: int | str, folder: Path, waker: Waker
-) -> Ring:
+def _form(config: OutputConfig, output: Output, flush: Flush) -> Form:
     slot_bytes, slot_metrics = slot_limits(flush)
-    for generation in itertools.count():
-        suffix = f"~{generation}" if generation else ""
-        try:
-            return Ring(
-                str(folder / f"{config.name}.{writer}{suffix}.ring"),
-                config.ring_bytes,
-                waker,
-                slot_bytes=slot_bytes,
-                slot_metrics=slot_metrics,
-                unsigned=output.unsigned,
-            )
-        except FileExistsError:
-            continue
-    raise AssertionError("unreachable")
+    return Form(config.name, config.ring_bytes, output.unsigned, slot_bytes, slot_metrics)
+
+
+def _without_space(stats: "RingStats") -> "RingStats":
+    """The counters of a ring that is gone."""
+    return {**stats, "capacity_bytes": 0, "slots_used": 0}
 
 
 @dataclass
@@ -144,14 +198,16 @@ class Tally:
     requests: dict[str, int] = field(default_factory=dict)
     rings: dict[str, "RingStats"] = field(default_factory=dict)
 
-    def add(self, type: str, counters: DeliveryCounters, rings: Mapping[str, "RingStats"]) -> None:
+    def add(
+        self, type: str, counters: DeliveryCounters, rings: "Iterable[tuple[str, RingStats]]" = ()
+    ) -> None:
         """Add one reading. The last *type* given is the one shown."""
         self.type = type
         for name in _NUMBERS:
             setattr(self, name, getattr(self, name) + getattr(counters, name))
         _add(self.dropped, counters.dropped)
         _add(self.requests, counters.requests)
-        for writer, stats in rings.items():
+        for writer, stats in rings:
             known = self.rings.get(writer)
             total = dict(cast(Mapping[str, int], known)) if known is not None else {}
             _add(total, cast(Mapping[str, int], stats))
@@ -161,11 +217,10 @@ class Tally:
         """Add what a route did so far. Of one that *ended*, nothing is said about space."""
         # Deliveries first: what lies further up the stream is then never behind.
         counters = Tally()
-        counters.add(route.config.type, route.flusher.counters, {})
-        rings = {writer: ring.stats() for writer, ring in route.writers.items()}
+        counters.add(route.config.type, route.flusher.counters)
+        rings = route.ring_stats()
         if ended:
-            for stats in rings.values():
-                stats["capacity_bytes"] = stats["slots_used"] = 0
+            rings = [(writer, _without_space(stats)) for writer, stats in rings]
         self.add(route.config.type, counters, rings)
 
     def reading(self, name: str) -> OutputReading:
@@ -188,7 +243,7 @@ class Accounts:
 
     def close(self, route: Route) -> None:
         """Keep the counters of a route that ended, unless it never saw a metric."""
-        if not any(ring.stats()["accepted"] for ring in route.writers.values()):
+        if not any(stats["accepted"] or stats["restored"] for _, stats in route.ring_stats()):
             return
         self._ended.setdefault(route.config.name, Tally()).add_route(route, ended=True)
 
@@ -197,7 +252,7 @@ class Accounts:
         tallies: dict[str, Tally] = {}
         for name, ended in self._ended.items():
             tallies[name] = Tally()
-            tallies[name].add(ended.type, ended, ended.rings)
+            tallies[name].add(ended.type, ended, ended.rings.items())
         for route in routes:
             tallies.setdefault(route.config.name, Tally()).add_route(route)
         return [tally.reading(name) for name, tally in tallies.items()]

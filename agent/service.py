@@ -326,6 +326,7 @@ class Service:
 
     def _look_after(self) -> bool:
         """Log malformed lines, and end the agent if a thread of it has ended. True if all is well."""
+        self._pipeline.look_after()
         for listener, reason, line in self._pipeline.samples():
             logger.warning("malformed line", extra={"listener": listener, "reason": reason, "line": line})
         failures = self._pipeline.failures()
