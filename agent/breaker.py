@@ -135,11 +135,6 @@ class Breaker:
             self._enter(State.HALF_OPEN)
         return self._epoch
 
-    def cancel(self, ticket: int) -> None:
-        """The attempt of *ticket* was not made, or nothing can be said about it."""
-        if self._state is State.HALF_OPEN and ticket == self._epoch:
-            self._enter(State.OPEN)
-
     def succeeded(self, ticket: int, round_trip: float) -> None:
         """The attempt of *ticket* had an answer that is no trouble, after *round_trip* seconds."""
         if ticket != self._epoch:
@@ -159,7 +154,7 @@ class Breaker:
         *pause* is for how many seconds the server is to be left alone, where that is known.
         """
         if pause is not None:
-            pause = max(pause, self._retry_min)
+            pause = max(pause, min(self._retry_min, self._retry_max))
         if ticket != self._epoch:
             # Admitted before the last change. What it asks for holds all the same, once it is open.
             if pause is not None and self._state is State.OPEN:

@@ -1,51 +1,50 @@
-"""What becomes of a batch: attempts until each of its metrics is delivered, rejected or dropped.
+"""What becomes of a batch: attempts until each of its metrics is delivered, rejected, or in the spool.
 
 The verdicts of the output (:mod:`agent.outputs.base`) decide:
 
 ========= ==================================================================================
-DELIVERED counted; what the destination refused of it is counted as rejected
-RETRY     the same body again after a pause that doubles each time, with full jitter; what
-          the destination itself asked for (``Retry-After``, 429, 502, 503, 504) holds for all
-          batches of the output
+DELIVERED counted; the lines that the destination refused of it are rejected
+RETRY     the same body again after a pause; for how long, :mod:`agent.attempts` knows
 HOLD      like RETRY, at the longest pause, for all batches, and loudly
-SPLIT     the halves, down to one line, which is then rejected
-REJECT    counted, with the destination's words in the log
+SPLIT     in parts, down to one line, which is then rejected
+REJECT    all lines are rejected
 ========= ==================================================================================
 
-A batch is given back to its ring when all of its metrics are decided, and only then counted, all at once:
-at rest ``written = delivered + rejected + dropped + waiting`` holds exactly.
+What is given up for now goes to the spool, if there is one that takes it, and from there through attempts
+again. Nothing is counted before all of a batch is decided or safe, and then all at once: it is released, its
+file is removed, and what was rejected of it is kept with the reasons. So at rest ``restored + written =
+delivered + rejected + dropped + in the spool + waiting`` holds exactly.
 """
 
 import logging
-import math
 import random
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from agent._core import count_lines, split_lines
-from agent.outputs.base import Kind, Output, Payload, Verdict, one_line
-from agent.outputs.verdicts import OVERLOADED
+from agent.attempts import Attempts
+from agent.outputs.base import Output, Payload, Verdict
+from agent.spool import Spool
+from agent.task import DEFAULTS, Health, Resilience
+from agent.work import Batch, Live, Loose, Stored
 
 logger = logging.getLogger(__name__)
-
-DRAIN_PAUSE_MAX = 1.0
-"""Seconds between two attempts at most while draining: a server that comes back in time must be noticed."""
 
 SAMPLE_BYTES = 256
 """So much of a rejected line is logged."""
 
+REFUSED_PAUSE_S = 1.0
+"""After the spool has refused a body, none is offered to it for so long."""
 
-class Batch(Protocol):
-    """What is delivered: anything whose bytes are *metrics* finished lines. ``agent._core.Batch`` is one."""
 
-    @property
-    def metrics(self) -> int: ...
-    def release(self) -> None: ...
-    def __buffer__(self, flags: int, /) -> memoryview: ...
+class RejectedStore(Protocol):
+    """Where rejected lines are kept. :class:`agent.rejected.Rejected` is one."""
+
+    def put(
+        self, lines: list[tuple[bytes, str]], status: int | None, text: str, batch: str, oldest_ns: int
+    ) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +52,18 @@ class Counters:
     """One reading of what a delivery has done. All only rise."""
 
     delivered: int = 0
-    """Metrics, like the next two."""
+    """Metrics, like the next three. Those that came out of the spool are counted like any others."""
     rejected: int = 0
+    spooled: int = 0
+    """Of the rings, handed to the spool."""
+    restored: int = 0
+    """Brought by a command, and decided. Of what is in the rings or the spool, those know."""
     dropped: Mapping[str, int] = field(default_factory=dict)
     """By reason."""
     batches: int = 0
     """Batches given back to their ring."""
+    replayed: int = 0
+    """Files of the spool that were decided."""
     attempts: int = 0
     requests: Mapping[str, int] = field(default_factory=dict)
     """Attempts by the class of their answer: ``2xx`` … ``5xx``, ``error`` where there was none."""
@@ -68,341 +73,279 @@ class Counters:
     """Bytes of the bodies of all attempts, before compression."""
     bytes_sent: int = 0
     """The same after compression."""
+    opened: int = 0
+    """How often the breaker has opened."""
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
-    """How an output fares."""
+class _Parcel:
+    """A body on its way into the spool.
 
-    state: str = "ok"
-    """``ok``, ``retrying`` (network, overload) or ``holding`` (a person must mend something)."""
-    since: float = 0.0
-    """Seconds since 1970."""
-    last_error: str = ""
-    """The last reason of an attempt that failed. Kept after it is over."""
+    The batch is released when both have happened, in any order and thread: the spool has told what became of
+    the body, and whoever put it there has closed its views.
+    """
 
+    def __init__(self, ended: Callable[[bool], None]) -> None:
+        self._ended = ended
+        self._lock = threading.Lock()
+        self._missing = 2
+        self._stored = False
 
-class _Tally:
-    """What became of the metrics of one batch. One thread's."""
+    def done(self, stored: bool) -> None:
+        """The spool: it is safe, or it is not and never will be."""
+        self._stored = stored
+        self.close()
 
-    __slots__ = ("delivered", "dropped", "rejected")
-
-    def __init__(self) -> None:
-        self.delivered = self.rejected = self.dropped = 0
-
-
-class _Lease:
-    """An output, and how many attempts are using it: one that was replaced is closed after the last."""
-
-    __slots__ = ("output", "users")
-
-    def __init__(self, output: Output) -> None:
-        self.output = output
-        self.users = 0
+    def close(self) -> None:
+        with self._lock:
+            self._missing -= 1
+            last = not self._missing
+        if last:
+            self._ended(self._stored)
 
 
 class Delivery:
     """Brings the batches of one output to its destination. All methods may be called by any thread.
 
-    *jitter* draws from [0, 1).
+    *left* is given, by any thread, what is undecided still and comes back to its owner; *wake* is called when
+    something has changed that such an owner waits for, perhaps with a lock held.
     """
 
-    def __init__(self, output: Output, *, jitter: Callable[[], float] = random.random) -> None:
-        self._jitter = jitter
-        # Guards all below; signalled when there is a reason to end a pause.
-        self._changed = threading.Condition(threading.Lock())
-        self._lease = _Lease(output)
-        self._former: list[_Lease] = []  # replaced, and still in use
-        self._paused_until = 0.0  # monotonic; for all batches
-        self._deadline: float | None = None  # monotonic; set once draining
-        self._generation = 0  # raised when all that was decided about pauses is void
-        self._successes = 0
-        self._sleepers = 0
-        self._health = Health(since=time.time())
-        self._delivered = self._rejected = self._batches = 0
-        self._attempts = self._retries = self._splits = self._bytes_raw = self._bytes_sent = 0
+    def __init__(
+        self,
+        output: Output,
+        resilience: Resilience = DEFAULTS,
+        *,
+        spool: Spool | None = None,
+        rejected: RejectedStore | None = None,
+        left: Callable[[Live | Stored], None] = lambda work: None,
+        wake: Callable[[], None] = lambda: None,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.attempts = Attempts(output, resilience, wake=wake, jitter=jitter)
+        self.spool = spool
+        self._rejected_store = rejected
+        self._left = left
+        self.wake = wake
+        self._spooling = spool is not None
+        self._refused_until = 0.0  # monotonic
+        self._lock = threading.Lock()  # guards all below
+        self._storing = 0
+        self._delivered = self._rejected = self._spooled = self._restored = 0
+        self._batches = self._replayed = self._splits = 0
         self._dropped: dict[str, int] = {}
-        self._requests: dict[str, int] = {}
 
     @property
     def output(self) -> Output:
-        return self._lease.output
-
-    @property
-    def counters(self) -> Counters:
-        """One reading, consistent in itself."""
-        with self._changed:
-            return Counters(
-                delivered=self._delivered,
-                rejected=self._rejected,
-                dropped=dict(self._dropped),
-                batches=self._batches,
-                attempts=self._attempts,
-                requests=dict(self._requests),
-                retries=self._retries,
-                splits=self._splits,
-                bytes_raw=self._bytes_raw,
-                bytes_sent=self._bytes_sent,
-            )
+        return self.attempts.output
 
     @property
     def health(self) -> Health:
-        return self._health
+        return self.attempts.health
 
-    def reconfigure(self, output: Output) -> None:
-        """Send to *output* from the next attempt on. Whatever is paused is tried again at once.
+    @property
+    def storing(self) -> int:
+        """Bodies on their way into the spool."""
+        return self._storing
 
-        The former output is closed as soon as no attempt uses it any more.
+    @property
+    def counters(self) -> Counters:
+        """One reading."""
+        attempts = self.attempts.counters
+        with self._lock:
+            return Counters(
+                delivered=self._delivered,
+                rejected=self._rejected,
+                spooled=self._spooled,
+                restored=self._restored,
+                dropped=dict(self._dropped),
+                batches=self._batches,
+                replayed=self._replayed,
+                attempts=attempts.attempts,
+                requests=attempts.requests,
+                retries=attempts.retries,
+                splits=self._splits,
+                bytes_raw=attempts.bytes_raw,
+                bytes_sent=attempts.bytes_sent,
+                opened=attempts.opened,
+            )
+
+    def reconfigure(
+        self, output: Output, resilience: Resilience, spool: Spool | None, spooling: bool = True
+    ) -> None:
+        """Send to *output* from the next attempt on. A spool that is no more *spooling* is only emptied."""
+        self.spool = spool
+        self._spooling = spool is not None and spooling
+        self.attempts.reconfigure(output, resilience)
+
+    def may_leave(self) -> bool:
+        """Whether the spool is likely to take something now. Never blocks."""
+        return self._spooling and time.monotonic() >= self._refused_until
+
+    @property
+    def spooling(self) -> bool:
+        """Whether there is a spool that may be written to."""
+        return self._spooling
+
+    @property
+    def leaves(self) -> Callable[[], bool] | None:
+        """What a batch is told about the way into the spool."""
+        return self.may_leave if self._spooling else None
+
+    def live(self, batch: Batch) -> Live:
+        """*batch*, to be delivered."""
+        return Live(batch, self.leaves)
+
+    def room(self, in_hand: int) -> tuple[int, float]:
+        """How many more batches may be begun: see :meth:`agent.attempts.Attempts.room`."""
+        return self.attempts.room(in_hand, self.may_leave)
+
+    # ---- what can be done with a batch ----
+
+    def deliver(self, work: Live | Stored) -> bool:
+        """Take *work* through attempts until all of it is decided, count that, and release it.
+
+        Blocks for as long as that takes. A batch must be of lines, whole ones, each one metric. False: it is
+        the caller's again, undecided, since there is no more time for attempts and no spool that takes it; or
+        it is a file and belongs back.
         """
-        with self._changed:
-            former = self._lease
-            if former.output is output:
-                return
-            self._lease = _Lease(output)
-            self._paused_until = 0.0
-            self._generation += 1
-            self._changed.notify_all()
-            idle = not former.users
-            if not idle:
-                self._former.append(former)
-        if idle:
-            former.output.close()
+        if isinstance(work, Stored):
+            assert self.spool is not None
+            payload = self.spool.load(work.entry)
+            if payload is None:
+                return True
+            work.tried = True
+            end = self._carry(work, payload)
+        else:
+            with memoryview(work.batch) as view:
+                end = self._carry(work, self._encoded(work, view))
+        if isinstance(end, _Parcel):
+            end.close()
+            return True
+        if end:
+            self._settle(work)
+        return end
 
-    def stop(self, deadline: float) -> None:
-        """Make no attempt after *deadline* (monotonic clock): what is undecided then is dropped and counted.
+    def store(self, work: Live) -> None:
+        """Put what is undecided of *work* into the spool. If it is refused there, *left* is given it."""
+        with memoryview(work.batch) as view:
+            parcel = self._put(work, self._encoded(work, view))
+        parcel.close()
 
-        Until then, what is paused is tried again at once, and pauses are short. May be called again with
-        another deadline.
-        """
-        with self._changed:
-            self._deadline = deadline
-            self._paused_until = 0.0
-            self._generation += 1
-            self._changed.notify_all()
-
-    def abort(self) -> None:
-        """End the attempts that are under way. For after the deadline."""
-        with self._changed:
-            outputs = [lease.output for lease in (self._lease, *self._former)]
-        for output in outputs:
-            output.abort()
-
-    def deliver(self, batch: Batch) -> None:
-        """Take *batch* through attempts until all of it is decided, count that, and release it.
-
-        Blocks for as long as that takes. The batch must be of lines, whole ones, each one metric.
-        """
-        tally = _Tally()
-        with memoryview(batch) as view:
-            self._send(view, batch.metrics, tally)
-        self._count(tally, "drain_timeout")
-        batch.release()
-
-    def drop(self, batch: Batch, reason: str) -> None:
-        """Count *batch* as dropped for *reason*, and release it."""
-        tally = _Tally()
-        tally.dropped = batch.metrics
-        self._count(tally, reason)
-        batch.release()
+    def drop(self, work: Live, reason: str) -> None:
+        """Count *work* as dropped for *reason*, but for what is decided of it, and release it."""
+        dropped = work.metrics - work.tally.delivered - work.tally.rejected
+        with self._lock:
+            self._dropped[reason] = self._dropped.get(reason, 0) + dropped
+        self._settle(work)
 
     # ---- one batch ----
 
-    def _send(self, body: memoryview, metrics: int, tally: _Tally) -> None:
-        """Attempt *body*, and what it is split into, from left to right."""
-        pieces = [(0, len(body), metrics)]
-        while pieces:
-            start, end, metrics = pieces.pop()
-            with body[start:end] as piece:
-                verdict = self._decide(self._encode(piece, metrics))
-                if verdict is None:
-                    tally.dropped += metrics
-                elif verdict.kind is Kind.DELIVERED:
-                    refused = min(len(verdict.refused), metrics)
-                    tally.delivered += metrics - refused
-                    tally.rejected += refused
-                    if refused:
-                        self._log_rejected(verdict, refused, metrics, b"")
-                elif verdict.kind is Kind.SPLIT and (lines := count_lines(piece)) > 1:
-                    middle = start + split_lines(piece, lines // 2)
-                    left = min(lines // 2, metrics)
-                    pieces += (middle, end, metrics - left), (start, middle, left)
-                    self._note_split(verdict, metrics, end - start)
-                else:
-                    tally.rejected += metrics
-                    sample = bytes(piece[:SAMPLE_BYTES]) if metrics == 1 else b""
-                    self._log_rejected(verdict, metrics, metrics, sample)
+    def _encoded(self, work: Live, view: memoryview) -> Payload:
+        body, metrics = (view, work.metrics) if work.pieces is None else work.rest()
+        return self.attempts.encode(body, metrics)
 
-    def _encode(self, body: memoryview, metrics: int) -> Payload:
-        try:
-            return self._lease.output.encode(body, metrics)
-        except Exception as error:
-            traceback.clear_frames(error.__traceback__)
-            name = self._lease.output.name
-            logger.exception("an output failed in a way that it should not", extra={"output": name})
-            return Payload(body, metrics, len(body))
+    def _carry(self, work: Live | Stored, payload: Payload) -> "_Parcel | bool":
+        """Attempt what is undecided: True when nothing is any more, False if it cannot go on."""
+        if work.pieces is None:
+            verdict = self.attempts.decide(work, payload)
+            if verdict is None:
+                return self._leave(work, payload)
+            work.pieces = self._judge(work, payload, verdict)
+        while work.pieces:
+            body, metrics = work.pieces[-1]
+            payload = self.attempts.encode(body, metrics)
+            verdict = self.attempts.decide(work, payload)
+            if verdict is None:
+                return self._leave(work, self.attempts.encode(*work.rest()))
+            del work.pieces[-1]
+            work.pieces += self._judge(work, payload, verdict)
+        return True
 
-    def _decide(self, payload: Payload) -> Verdict | None:
-        """Attempt until the verdict is neither RETRY nor HOLD; None if the deadline came first."""
-        failures = 0
-        alone = False
-        self._pause(self._generation, 0.0)
-        while not self._is_over():
-            generation = self._generation
-            verdict = self._attempt(payload, failures > 0)
-            if verdict.kind not in (Kind.RETRY, Kind.HOLD):
-                return verdict
-            pause, successes = self._fail(verdict, generation, failures)
-            failures += 1
-            # A success of another batch shows that the destination is back, so it ends the pause, but only
-            # once for each batch: one that fails again after that fails by itself.
-            alone |= self._pause(generation, pause, None if alone else successes)
-        return None
+    def _judge(self, work: Live | Stored, payload: Payload, verdict: Verdict) -> list[tuple[memoryview, int]]:
+        rejected = work.tally.rejected
+        pieces = work.judge(payload, verdict)
+        if pieces:
+            self._note_split(verdict, payload)
+        elif rejected := work.tally.rejected - rejected:
+            self._log_rejected(work, verdict, rejected, payload.metrics)
+        return pieces
 
-    def _attempt(self, payload: Payload, again: bool) -> Verdict:
-        """Make one attempt and count it."""
-        with self._changed:
-            lease = self._lease
-            lease.users += 1
-        try:
-            verdict = lease.output.post(payload, math.inf)
-        except Exception as error:
-            # An attempt's frames could keep views of the batch alive, which could then not be released.
-            traceback.clear_frames(error.__traceback__)
-            name = lease.output.name
-            logger.exception("an output failed in a way that it should not", extra={"output": name})
-            verdict = Verdict(Kind.RETRY, text=one_line(f"{type(error).__name__}: {error}"))
-        if verdict.status is not None:
-            answer = f"{verdict.status // 100}xx"
-        else:
-            answer = "error" if verdict.kind is Kind.RETRY else ""
-        with self._changed:
-            lease.users -= 1
-            last = lease.users == 0 and lease in self._former
-            if last:
-                self._former.remove(lease)
-            self._attempts += 1
-            self._retries += again
-            self._bytes_raw += payload.raw_bytes
-            self._bytes_sent += len(payload.data)
-            if answer:
-                self._requests[answer] = self._requests.get(answer, 0) + 1
-            ended: Health | None = None
-            if verdict.kind not in (Kind.RETRY, Kind.HOLD):
-                self._successes += 1
-                if self._health.state != "ok":
-                    ended = self._health
-                    self._health = replace(ended, state="ok", since=time.time())
-                if self._sleepers:
-                    self._changed.notify_all()
-        if last:
-            lease.output.close()
-        if ended is not None:
-            lasted = round(time.time() - ended.since, 1)
-            extra = {"output": lease.output.name, "was": ended.state, "seconds": lasted}
-            logger.info("an output delivers again", extra=extra)
-        return verdict
-
-    # ---- pauses ----
-
-    def _fail(self, verdict: Verdict, generation: int, failures: int) -> tuple[float, int]:
-        """Note a failed attempt, the one after *failures* others.
-
-        Returns how long to pause, in seconds, and the number of successes by now.
-        """
-        with self._changed:
-            output = self._lease.output
-            longest = output.retry_max if self._deadline is None else min(output.retry_max, DRAIN_PAUSE_MAX)
-            if verdict.retry_after is not None:
-                pause = max(verdict.retry_after, output.retry_min)
-            elif verdict.kind is Kind.HOLD:
-                pause = longest
-            else:
-                pause = self._jitter() * min(longest, output.retry_min * 2.0 ** min(failures, 62))
-            for_all = (
-                verdict.kind is Kind.HOLD or verdict.retry_after is not None or verdict.status in OVERLOADED
-            )
-            if for_all and generation == self._generation:
-                self._paused_until = max(self._paused_until, time.monotonic() + pause)
-            state = "holding" if verdict.kind is Kind.HOLD else "retrying"
-            since = self._health.since if self._health.state == state else time.time()
-            self._health = Health(state, since, verdict.text)
-            successes = self._successes
-        extra = {
-            "output": output.name,
-            "target": output.target,
-            "status": verdict.status,
-            "reason": verdict.text,
-            "attempt": failures + 1,
-            "pause_s": round(pause, 3),
-        }
-        if verdict.kind is Kind.HOLD:
-            logger.error("an output is refused until somebody mends it; everything is kept", extra=extra)
-        else:
-            logger.warning("a delivery failed and will be tried again", extra=extra)
-        return pause, successes
-
-    def _pause(self, generation: int, seconds: float, successes: int | None = None) -> bool:
-        """Wait *seconds*, and as long as the whole output is paused.
-
-        True if a success ended it that was not among the *successes* of before. The deadline ends every
-        pause, and so does whatever has made another *generation*.
-        """
-        if not seconds and not self._paused_until:
+    def _leave(self, work: Live | Stored, rest: Payload) -> "_Parcel | bool":
+        """Put the *rest* of *work* into the spool, if there is one and that gets it any further."""
+        if not self.may_leave():
             return False
-        with self._changed:
-            end = time.monotonic() + seconds
-            self._sleepers += 1
-            try:
-                while generation == self._generation:
-                    now = time.monotonic()
-                    if successes not in (None, self._successes) and now >= self._paused_until:
-                        return True
-                    left = max(end, self._paused_until) - now
-                    if self._deadline is not None:
-                        left = min(left, self._deadline - now)
-                    if left <= 0:
-                        break
-                    self._changed.wait(left)
-            finally:
-                self._sleepers -= 1
-        return False
+        if isinstance(work, Stored) and rest.metrics == work.metrics:
+            # It is there already.
+            return False
+        return self._put(work, rest)
 
-    def _is_over(self) -> bool:
-        return self._deadline is not None and time.monotonic() >= self._deadline
+    def _put(self, work: Live | Stored, rest: Payload) -> _Parcel:
+        """Put *rest*, all that is undecided of *work*, into the spool. The caller closes the parcel."""
+        assert self.spool is not None
+        parcel = _Parcel(lambda stored: self._stored(work, rest.metrics, stored))
+        with self._lock:
+            self._storing += 1
+        self.spool.put(rest, work.oldest_ns, parcel.done)
+        return parcel
+
+    def _stored(self, work: Live | Stored, metrics: int, stored: bool) -> None:
+        """The spool has the *metrics* that were undecided of *work*, or has them not."""
+        if stored:
+            with self._lock:
+                self._spooled += metrics if isinstance(work, Live) else 0
+            self._settle(work)
+        else:
+            self._refused_until = time.monotonic() + REFUSED_PAUSE_S
+            self._left(work)
+        with self._lock:
+            self._storing -= 1
+        self.wake()
 
     # ---- counting and telling ----
 
-    def _count(self, tally: _Tally, reason: str) -> None:
-        with self._changed:
-            self._batches += 1
+    def _settle(self, work: Live | Stored) -> None:
+        """All of *work* is decided or safe elsewhere: count it, and let go of it."""
+        tally = work.tally
+        if tally.lines and self._rejected_store is not None:
+            self._rejected_store.put(tally.lines, tally.status, tally.text, work.label, work.oldest_ns)
+        with self._lock:
             self._delivered += tally.delivered
             self._rejected += tally.rejected
-            if tally.dropped:
-                self._dropped[reason] = self._dropped.get(reason, 0) + tally.dropped
+            if isinstance(work, Stored):
+                self._replayed += 1
+            else:
+                self._batches += 1
+                self._restored += work.metrics if isinstance(work.batch, Loose) else 0
+        if isinstance(work, Stored):
+            assert self.spool is not None
+            self.spool.remove(work.entry)
+        else:
+            work.batch.release()
 
-    def _log_rejected(self, verdict: Verdict, rejected: int, metrics: int, sample: bytes) -> None:
+    def _log_rejected(self, work: Live | Stored, verdict: Verdict, rejected: int, metrics: int) -> None:
         extra = {
-            "output": self._lease.output.name,
+            "output": self.output.name,
             "status": verdict.status,
             "reason": verdict.text,
             "rejected": rejected,
             "metrics": metrics,
         }
-        if sample:
-            extra["line"] = sample.decode("ascii", "backslashreplace").rstrip("\n")
+        if work.tally.lines:
+            line, extra["line_reason"] = work.tally.lines[-1]
+            extra["line"] = line[:SAMPLE_BYTES].decode("ascii", "backslashreplace")
         logger.error("metrics were rejected for good", extra=extra)
 
-    def _note_split(self, verdict: Verdict, metrics: int, size: int) -> None:
-        with self._changed:
+    def _note_split(self, verdict: Verdict, payload: Payload) -> None:
+        with self._lock:
             self._splits += 1
         extra = {
-            "output": self._lease.output.name,
+            "output": self.output.name,
             "status": verdict.status,
             "reason": verdict.text,
-            "metrics": metrics,
-            "bytes": size,
+            "metrics": payload.metrics,
+            "bytes": payload.raw_bytes,
         }
         if verdict.status == 413:
             logger.warning("a body is too large for the server and is halved", extra=extra)
         else:
-            logger.warning("a body was refused as a whole and is halved to find why", extra=extra)
+            logger.warning("a body was refused as a whole and is sent in parts to find why", extra=extra)

@@ -2,75 +2,116 @@
 
 A batch leaves at the first of three: ``batch_lines``, ``batch_bytes``, or ``interval`` after the first metric
 of it was seen. It goes to one of at most ``max_concurrency`` senders, threads that are started when first
-needed and do the waiting for the network. While all of them are busy nothing is taken, so a slow destination
-makes batches fuller, never more numerous.
+needed and do the waiting for the network. While there is no room for more attempts nothing is taken, so a
+slow destination makes batches fuller, never more numerous.
+
+What waits in the spool is delivered beside that: with ``fresh_first`` in the places that live batches leave
+free, and never in the last one if there are several; with ``oldest_first`` before them. A file of it is what
+a breaker that wants to close is tried with, so that its failure makes no new file.
+
+A ring that fills up goes to the spool without an attempt; and if attempts that do not end hold it up, they
+are interrupted. While the breaker is open, so does every batch that is full or has waited for long. The
+others stay: a ring outlives its process, and an outage of days must not become a million small files.
 
 Nothing happens without a reason: an idle flusher sleeps until a ring, a sender or a call wakes it.
 
-      ring ──┐                     ┌─▶ send-NAME-1 ─▶ Delivery.deliver
-      ring ──┼─▶ flush-NAME ─queue─┼─▶ send-NAME-2
-      ring ──┘       ▲             └─▶ …     │
-                     └───── waker ───────────┘ done
+      ring ──┐                     ┌─▶ send-NAME-1 ─▶ Delivery.deliver ─┬─▶ decided
+      ring ──┼─▶ flush-NAME ─queue─┼─▶ send-NAME-2                      │
+      ring ──┘     ▲    │          └─▶ …  ▲                             ▼
+                 waker  └─▶ spill-NAME ───┼──────── Delivery.store ─▶ Spool
+                                          └──────────── Backlog ◀───────┘
 """
 
 import logging
 import math
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from queue import SimpleQueue
+from collections.abc import Callable, Iterable, Sequence
 
-from agent._core import Batch, Ring, Waker
+from agent._core import Ring, Waker
+from agent.backlog import Backlog
+from agent.breaker import State
 from agent.config import Flush
-from agent.delivery import Counters, Delivery, Health
+from agent.delivery import Counters, Delivery
+from agent.feed import ALL, Feed, Taken
 from agent.outputs.base import Output
+from agent.rejected import Rejected
+from agent.senders import Senders
+from agent.spiller import Spiller
+from agent.spool import Spool
+from agent.task import DEFAULTS, Health, Resilience
+from agent.work import Live, Loose, Stored
 
 logger = logging.getLogger(__name__)
 
 ABORT_GRACE_S = 2.0
 """So long senders may take to return after the deadline, once their attempts have been aborted."""
 
+STORE_GRACE_S = 10.0
+"""So long the spool may take at the end for what could not be delivered."""
+
 STUCK_POLL_S = 0.05
 """A ring lets only so many batches out (256); while one refuses, it is asked so often."""
 
-_ALL = 1 << 62
+FULL_POLL_S = 1.0
+"""While no batch can leave, it is looked at so often whether a ring or an attempt has had enough time."""
 
+OLD_S = 10.0
+"""While the breaker is open, what has waited so long goes to the spool even if it is no full batch."""
 
-class _Feed:
-    """A ring as its reader sees it."""
+STUCK_S = 1.0
+STUCK_ROUND_TRIPS = 5.0
+"""An attempt that has taken so long, in seconds and in usual round trips, holds up a full ring no longer."""
 
-    __slots__ = ("leaving", "ring", "seen_at")
+CHORES_S = 60.0
+"""The rejected metrics are looked after so often."""
 
-    def __init__(self, ring: Ring) -> None:
-        self.ring = ring
-        self.seen_at: float | None = None
-        """When what is pending now was first seen (monotonic); None if nothing was."""
-        self.leaving = False
-        """Forget it once it is empty: no lane writes to it any more."""
+LOOSE_MAX = 16
+"""Bodies that commands have brought and that are undecided, at most."""
 
 
 class Flusher:
-    """Empties the rings of one output. All methods may be called by any thread.
+    """Empties the rings of one output, and its spool. All methods may be called by any thread.
 
-    *waker* is the one that the rings were made with. The rings and the waker stay the caller's.
+    *waker* is the one that the rings were made with. The rings, the waker, the spool and the rejected metrics
+    stay the caller's, who has :meth:`spool_changed` called when something was stored.
     """
 
-    def __init__(self, name: str, output: Output, waker: Waker, rings: Iterable[Ring], flush: Flush) -> None:
+    def __init__(
+        self,
+        name: str,
+        output: Output,
+        waker: Waker,
+        rings: Iterable[Ring],
+        flush: Flush,
+        resilience: Resilience = DEFAULTS,
+        *,
+        spool: Spool | None = None,
+        rejected: Rejected | None = None,
+    ) -> None:
         self.name = name
-        self.delivery = Delivery(output)
         self._waker = waker
+        self.delivery = Delivery(
+            output, resilience, spool=spool, rejected=rejected, left=self._take_back, wake=waker.wake
+        )
+        self._senders = Senders(name, self.delivery)
         # Guards what other threads set and the flusher looks at once in each round.
         self._lock = threading.Lock()
         self._flush = flush
-        self._feeds = [_Feed(ring) for ring in rings]
+        self._feeds = [Feed(ring) for ring in rings]
+        self._backlog = Backlog(spool) if spool is not None else None
         self._deadline = math.inf
         self._draining = False
-        self._busy = 0  # batches that were handed over and are not released yet
+        self._keeping = False
+        self._loose = 0
         # The flusher's own.
+        self._rejected = rejected
+        self._spiller = Spiller(name, self.delivery)
+        self._room = 0  # for so many more, in this round
         self._blocked_since: float | None = None  # monotonic
         self._turn = 0
-        self._queue: SimpleQueue[Batch | None] = SimpleQueue()
-        self._senders: list[threading.Thread] = []
+        self._chores_at = math.inf if rejected is None else time.monotonic() + CHORES_S
+        self._lost = 0  # metrics that were dropped or left at the end
         self._thread = threading.Thread(target=self._run, name=f"flush-{name}", daemon=True)
 
     @property
@@ -89,16 +130,31 @@ class Flusher:
     def start(self) -> None:
         self._thread.start()
 
-    def reconfigure(self, flush: Flush, output: Output | None = None) -> None:
-        """Flush as *flush* says from now on, and deliver to *output*.
+    def reconfigure(
+        self,
+        flush: Flush,
+        output: Output | None = None,
+        resilience: Resilience | None = None,
+        *,
+        spool: Spool | None = None,
+        spooling: bool = True,
+    ) -> None:
+        """Flush as *flush* says from now on, and deliver to *output*, each unless it is None.
 
         Batches that are under way go there with their next attempt; the former output is closed when none
-        uses it any more. The rings stay as they are, so the new output must take their encoding.
+        uses it any more. The rings stay as they are, so the new output must take their encoding. A *spool*
+        may come where there was none; one that is there stays, and is only emptied if not *spooling*.
         """
-        if output is not None:
-            self.delivery.reconfigure(output)
         with self._lock:
             self._flush = flush
+            if spool is not None and self._backlog is None:
+                self._backlog = Backlog(spool)
+        self.delivery.reconfigure(
+            output or self.delivery.output,
+            resilience or self.delivery.attempts.resilience,
+            spool or self.delivery.spool,
+            spooling,
+        )
         self._waker.wake()
 
     def set_rings(self, rings: Sequence[Ring]) -> None:
@@ -107,29 +163,56 @@ class Flusher:
             wanted = {id(ring): ring for ring in rings}
             for feed in self._feeds:
                 feed.leaving = wanted.pop(id(feed.ring), None) is None
-            self._feeds += [_Feed(ring) for ring in wanted.values()]
+            self._feeds += [Feed(ring) for ring in wanted.values()]
         self._waker.wake()
 
-    def retire(self, deadline: float) -> None:
+    def spool_changed(self) -> None:
+        """Something was stored, or can be read again."""
+        if self._backlog is not None:
+            self._backlog.changed()
+            self._waker.wake()
+
+    def inject(self, body: bytes, metrics: int, oldest_ns: int, decided: Callable[[], None]) -> bool:
+        """Deliver *body*, *metrics* finished lines, beside what is in the rings; False if that is too much.
+
+        *decided* is called, by any thread, when all of it is delivered, rejected or in the spool. At the end
+        it may never be.
+        """
+
+        def released() -> None:
+            with self._lock:
+                self._loose -= 1
+            decided()
+
+        with self._lock:
+            if self._draining or self._loose >= LOOSE_MAX:
+                return False
+            self._loose += 1
+            self._senders.returned.append(self.delivery.live(Loose(body, metrics, oldest_ns, released)))
+        self._waker.wake()
+        return True
+
+    def retire(self, deadline: float, *, keep: bool = False) -> None:
         """Begin to flush everything at once, and end when that is delivered or at *deadline* (monotonic).
 
-        What is undecided then is dropped and counted, reason ``drain_timeout``. No lane may write to the
+        What is undecided then goes to the spool. What does not get there stays in its ring where *keep*, for
+        the next process; else it is dropped and counted, reason ``drain_timeout``. No lane may write to the
         rings any more. Another call sets another deadline.
         """
         with self._lock:
             self._draining = True
+            self._keeping = keep
             self._deadline = deadline
-        self.delivery.stop(deadline)
+        self.delivery.attempts.stop(deadline)
         self._waker.wake()
 
-    def drain(self, deadline: float) -> bool:
-        """:meth:`retire`, and wait for the end; True if nothing had to be dropped meanwhile."""
-        before = sum(self.counters.dropped.values())
-        self.retire(deadline)
+    def drain(self, deadline: float, *, keep: bool = False) -> bool:
+        """:meth:`retire`, and wait for the end; True if all was delivered, rejected or stored."""
+        self.retire(deadline, keep=keep)
         if self._thread.ident is None:
             self._thread.start()
         self._thread.join()
-        return sum(self.counters.dropped.values()) == before
+        return not self._lost
 
     # ---- the flusher's thread ----
 
@@ -139,57 +222,78 @@ class Flusher:
                 pass
         except Exception:
             logger.critical("a flusher failed; its output gets nothing any more", exc_info=True)
-        for _ in self._senders:
-            self._queue.put(None)
-        if not self._busy:
-            for sender in self._senders:
-                sender.join()
+        self._senders.close()
+        self._spiller.close(ABORT_GRACE_S)
+        if self._backlog is not None:
+            self._backlog.close()
         self._feeds = []
 
     def _round(self) -> bool:
         """Take what is ready, then sleep until something can have changed. False at the end."""
         with self._lock:
             flush, feeds, draining, deadline = self._flush, list(self._feeds), self._draining, self._deadline
+            backlog = None if draining else self._backlog
         now = time.monotonic()
         if now >= deadline:
-            self._give_up(feeds)
+            self._end(feeds, flush)
             return False
-        output = self.delivery.output
-        if (due := output.due()) is not None and now >= due:
-            due = self._tick(output)
-        wake_at = deadline if due is None else min(due, deadline)
+        wake_at = min(self._look_after(now), deadline)
+        self._room, ready_at = self.delivery.room(self._senders.busy)
+        while self._senders.returned and self._room > 0:
+            self._hand_over(self._senders.returned.popleft())
+        held = backlog is not None and self._replay_first(backlog, now)
         self._turn += 1
         first = self._turn % max(len(feeds), 1)
         stuck = False
         for feed in feeds[first:] + feeds[:first]:
-            stuck |= not self._take(feed, flush, draining, now, output.max_concurrency)
-        if self._busy >= output.max_concurrency:
-            # Only a sender that comes back changes that, and it wakes us.
+            stuck |= not self._take(feed, flush, draining, held, now)
+        if backlog is not None:
+            self._replay(backlog, now, spare=1)
+            wake_at = min(wake_at, backlog.wakes_at)
+        if self._room <= 0 or held:
+            # Only a sender that comes back changes that, and it wakes us; or the time does.
             self._blocked_since = self._blocked_since or now
+            spilled_at = self._spill(feeds, flush, draining, now)
+            if spilled_at <= now:
+                return True
+            wake_at = min(wake_at, ready_at, spilled_at)
+            pending = any(feed.ring.pending()[0] for feed in feeds)
         else:
             self._blocked_since = None
             if stuck:
                 wake_at = min(wake_at, now + STUCK_POLL_S)
-            elif not all(self._arm(feed, flush, draining, now) for feed in feeds):
+            elif not all(feed.arm(flush, draining, now) for feed in feeds):
                 return True
-            pending = [feed.seen_at for feed in feeds if feed.seen_at is not None]
-            if pending:
-                wake_at = min(wake_at, min(pending) + flush.interval)
-            elif draining and not self._busy:
-                return False
+            seen = [feed.seen_at for feed in feeds if feed.seen_at is not None]
+            pending = bool(seen)
+            if seen:
+                wake_at = min(wake_at, min(seen) + flush.interval)
+        if draining and not pending and not self._is_working():
+            return False
         self._waker.wait(max(wake_at - time.monotonic(), 0.0) if wake_at < math.inf else -1.0)
         return True
 
-    def _tick(self, output: Output) -> float | None:
-        """Let the output do what is due; when it wants to be called again."""
-        try:
-            output.tick()
-        except Exception:
-            logger.exception("an output failed in a way that it should not", extra={"output": self.name})
-        return output.due()
+    def _is_working(self) -> bool:
+        return bool(
+            self._senders.busy or self._senders.returned or self._spiller.in_hand or self.delivery.storing
+        )
 
-    def _take(self, feed: _Feed, flush: Flush, draining: bool, now: float, concurrency: int) -> bool:
-        """Hand over what is ready in one ring, as long as senders are free. False if the ring refuses."""
+    def _look_after(self, now: float) -> float:
+        """Do what is due without a batch; returns when something is due next."""
+        output = self.delivery.output
+        if (due := output.due()) is not None and now >= due:
+            try:
+                output.tick()
+            except Exception:
+                logger.exception("an output failed in a way that it should not", extra={"output": self.name})
+            due = output.due()
+        if now >= self._chores_at and self._rejected is not None:
+            self._chores_at = now + CHORES_S
+            self._spiller.do(self._rejected.tick)
+        return min(self._chores_at, math.inf if due is None else due)
+
+    def _take(self, feed: Feed, flush: Flush, draining: bool, held: bool, now: float) -> bool:
+        """Hand over what is ready in one ring, as long as there is room. False if the ring refuses."""
         while True:
             metrics, size = feed.ring.pending()
             if not metrics:
@@ -199,57 +303,137 @@ class Flusher:
                         self._feeds = [other for other in self._feeds if other is not feed]
                 return True
             if feed.seen_at is None:
-                # What came while all senders were busy may have waited as long as they were.
+                # What came while there was no room may have waited as long as that lasted.
                 feed.seen_at = self._blocked_since or now
             partial = draining or now >= feed.seen_at + flush.interval
             ready = partial or metrics >= flush.batch_lines or size >= flush.batch_bytes
-            if not ready or self._busy >= concurrency:
+            if not ready or held or self._room <= 0:
                 return True
             batch = feed.ring.take(flush.batch_bytes, flush.batch_lines, partial)
             if batch is None:
                 return False
             feed.seen_at = None
-            self._hand_over(batch)
+            self._hand_over(Taken(batch, self.delivery.leaves, feed))
 
-    def _arm(self, feed: _Feed, flush: Flush, draining: bool, now: float) -> bool:
-        """Ask the ring to wake us when its next batch begins, or is full. False if that is so already."""
-        if feed.seen_at is None:
-            if not feed.ring.arm(1, 1):
-                return True
-            feed.seen_at = now
-        return not draining and not feed.ring.arm(flush.batch_bytes, flush.batch_lines)
+    def _replay_first(self, backlog: Backlog, now: float) -> bool:
+        """Hand over files before batches where that is wanted; True if batches must wait for them."""
+        attempts = self.delivery.attempts
+        if attempts.resilience.order == "oldest_first":
+            self._replay(backlog, now)
+            return self._senders.replaying > 0 or backlog.is_waiting(now)
+        if attempts.breaker is not State.CLOSED:
+            self._replay(backlog, now)
+        return False
 
-    def _hand_over(self, batch: Batch) -> None:
-        with self._lock:
-            self._busy += 1
-            if self._busy > len(self._senders):
-                name = f"send-{self.name}-{len(self._senders) + 1}"
-                self._senders.append(threading.Thread(target=self._send, name=name, daemon=True))
-                self._senders[-1].start()
-        self._queue.put(batch)
+    def _replay(self, backlog: Backlog, now: float, spare: int = 0) -> None:
+        """Hand over files, leaving *spare* of all places for batches unless there is one only."""
+        places = max(self.delivery.attempts.limit - spare, 1)
+        while self._room > 0 and self._senders.replaying < places and backlog.is_waiting(now):
+            self._hand_over(backlog)
 
-    def _give_up(self, feeds: list[_Feed]) -> None:
-        """After the deadline: end what is under way, and count what is left as dropped."""
-        self.delivery.abort()
-        patience = time.monotonic() + ABORT_GRACE_S
-        while self._busy and (left := patience - time.monotonic()) > 0:
-            self._waker.wait(left)
+    def _hand_over(self, work: Live | Backlog) -> None:
+        self._room -= 1
+        self._senders.hand_over(work)
+
+    def _take_back(self, work: Live | Stored) -> None:
+        """It is undecided, and nobody's. Called by any thread."""
+        if isinstance(work, Live):
+            self._senders.returned.append(work)
+        elif self._backlog is not None:
+            self._backlog.give_back(work, self.delivery.output)
+
+    # ---- while no batch can leave ----
+
+    def _spill(self, feeds: list[Feed], flush: Flush, draining: bool, now: float) -> float:
+        """Give to the spool what must not wait; returns when to look again, in the past for at once."""
+        delivery = self.delivery
+        if not delivery.spooling:
+            return math.inf
+        if not delivery.may_leave():
+            return now + FULL_POLL_S
+        spill_at = delivery.attempts.resilience.spill_at
+        closed = delivery.attempts.breaker is State.CLOSED
+        self._interrupt(spill_at, now)
+        look_at = now + FULL_POLL_S
         for feed in feeds:
-            while (batch := feed.ring.take(_ALL, _ALL, True)) is not None:
-                self.delivery.drop(batch, "drain_timeout")
+            while self._spiller.has_room and self._must_spill(feed, flush, spill_at, closed, draining, now):
+                batch = feed.ring.take(flush.batch_bytes, flush.batch_lines, True)
+                if batch is None:
+                    return now + STUCK_POLL_S
+                # What comes from now on has not waited yet.
+                feed.seen_at = None
+                self._blocked_since = now
+                self._spiller.spill(Taken(batch, delivery.leaves, feed))
+        if not self._spiller.has_room:
+            # It wakes us when it has.
+            return look_at
+        for feed in feeds:
+            if not (feed.arm_full(spill_at) if closed else feed.arm(flush, draining, now)):
+                return now
+            if not closed and feed.seen_at is not None:
+                look_at = min(look_at, feed.seen_at + OLD_S)
+        return look_at
 
-    # ---- the senders' threads ----
+    def _must_spill(
+        self, feed: Feed, flush: Flush, spill_at: float, closed: bool, draining: bool, now: float
+    ) -> bool:
+        metrics, size = feed.ring.pending()
+        if not metrics:
+            return False
+        if not closed:
+            old = feed.seen_at is not None and now >= feed.seen_at + OLD_S
+            if draining or old or metrics >= flush.batch_lines or size >= flush.batch_bytes:
+                return True
+        return feed.is_full(spill_at)
 
-    def _send(self) -> None:
-        while (batch := self._queue.get()) is not None:
-            try:
-                self.delivery.deliver(batch)
-            except Exception:
-                # A bug. The batch goes back to its ring with the last reference; the ledger shows the gap.
-                logger.critical("a batch could not be accounted for", exc_info=True)
-            finally:
-                # A batch keeps its ring's memory.
-                batch = None
-                with self._lock:
-                    self._busy -= 1
-                self._waker.wake()
+    def _interrupt(self, spill_at: float, now: float) -> None:
+        """End attempts that have hung for long, if they hold up a ring that is full."""
+        attempts = self.delivery.attempts
+        before = now - max(STUCK_S, STUCK_ROUND_TRIPS * attempts.round_trip)
+        hanging = [work for work in self._senders.hanging(before) if work.feed.fill() >= spill_at]
+        if hanging:
+            for work in hanging:
+                work.hurried = True
+            extra = {"output": self.name, "attempts": len(hanging)}
+            logger.warning("attempts that hold up a full ring are given up", extra=extra)
+            attempts.interrupt(before)
+
+    # ---- the end ----
+
+    def _end(self, feeds: list[Feed], flush: Flush) -> None:
+        """After the deadline: end what is under way, and store what is left, or keep or drop it."""
+        self.delivery.attempts.abort()
+        self._wait(lambda: bool(self._senders.busy), ABORT_GRACE_S)
+        until = time.monotonic() + STORE_GRACE_S
+        self._spiller.close(STORE_GRACE_S)
+        while self._senders.returned and self.delivery.may_leave():
+            self.delivery.store(self._senders.returned.popleft())
+        for feed in feeds:
+            while self.delivery.may_leave() and time.monotonic() < until:
+                batch = feed.ring.take(flush.batch_bytes, flush.batch_lines, True)
+                if batch is None:
+                    break
+                self.delivery.store(Taken(batch, self.delivery.leaves, feed))
+        if self.delivery.spool is not None and self.delivery.storing:
+            self.delivery.spool.flush(max(until - time.monotonic(), 0.0))
+            self._wait(lambda: bool(self.delivery.storing), until - time.monotonic())
+        left = self._senders.undecided() + sum(feed.ring.pending()[0] for feed in feeds)
+        self._lost = left
+        if self._keeping:
+            if left:
+                extra = {"output": self.name, "metrics": left}
+                logger.warning("metrics stay in their rings for the next start", extra=extra)
+            while self._senders.returned:
+                self._senders.returned.popleft().keep()
+            return
+        while self._senders.returned:
+            self.delivery.drop(self._senders.returned.popleft(), "drain_timeout")
+        for feed in feeds:
+            while (batch := feed.ring.take(ALL, ALL, True)) is not None:
+                self.delivery.drop(self.delivery.live(batch), "drain_timeout")
+
+    def _wait(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Wait as long as *condition* holds, *seconds* at most. Whatever ends it wakes us."""
+        patience = time.monotonic() + seconds
+        while condition() and (left := patience - time.monotonic()) > 0:
+            self._waker.wait(left)

@@ -204,24 +204,6 @@ def test_a_pause_asked_for_by_an_attempt_of_before_does_not_open_it_again():
     assert rig.state is State.CLOSED and rig.admit() is not None
 
 
-def test_a_probe_that_is_not_made_after_all_leaves_its_place_to_another():
-    rig = opened()
-    rig.turn(1)
-    ticket = rig.admit()
-    rig.cancel(ticket)
-    assert rig.state is State.OPEN and rig.admit() is not None
-    # The first one has nothing to say any more.
-    rig.succeeded(ticket, 0.01)
-    rig.cancel(ticket)
-    assert rig.state is State.HALF_OPEN
-
-
-def test_closed_there_is_nothing_to_cancel():
-    rig = Rig()
-    rig.cancel(rig.admit())
-    assert rig.state is State.CLOSED and rig.admit() is not None
-
-
 def test_an_overloaded_answer_holds_all_off_and_opens_nothing():
     rig = Rig()
     ticket = rig.admit()

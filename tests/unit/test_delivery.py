@@ -1,6 +1,7 @@
 """What becomes of a batch: the verdicts of an output, turned into repetitions, halves, pauses and counts."""
 
 import gc
+import gzip
 import logging
 import random
 import threading
@@ -10,8 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from agent._core import Ring, Waker
-from agent.delivery import DRAIN_PAUSE_MAX, Delivery
+from agent.attempts import DRAIN_PAUSE_MAX
+from agent.delivery import Delivery
 from agent.outputs.base import Kind, Output, Payload, Refusal, Verdict
+from agent.task import DEFAULTS
 from tests.conftest import wait_until
 
 DELIVERED = Verdict(Kind.DELIVERED, status=204)
@@ -25,6 +28,7 @@ class Lines(bytes):
     """A batch that is no ring's."""
 
     releases = 0
+    oldest_ns = 1_600_000_000_000_000_000
 
     @property
     def metrics(self):
@@ -53,10 +57,10 @@ class Scripted(Output):
 
     def encode(self, body, metrics):
         assert body.tobytes().count(b"\n") == metrics
-        return Payload(b"sent: " + body, metrics, len(body))
+        return Payload(gzip.compress(body, 1), metrics, len(body), compression="gz")
 
     def post(self, payload, deadline):
-        body = payload.data.removeprefix(b"sent: ")
+        body = gzip.decompress(payload.data)
         assert body.count(b"\n") == payload.metrics and not self.closed
         self.times.append(time.monotonic())
         self.bodies.append(body)
@@ -74,6 +78,28 @@ class Scripted(Output):
         self.closed = True
 
 
+class Courier(Delivery):
+    """A delivery with somebody who drops what comes back undecided."""
+
+    def bring(self, batch):
+        work = self.live(batch)
+        if not self.deliver(work):
+            self.drop(work, "drain_timeout")
+
+    def replace(self, output):
+        self.reconfigure(output, DEFAULTS, None)
+
+    def calm(self, output, count=100):
+        """So many successes that a few failures do not open the breaker."""
+        verdicts, output.verdicts = output.verdicts, [DELIVERED]
+        for _ in range(count):
+            self.bring(lines(1))
+        output.verdicts = verdicts
+        output.bodies.clear()
+        output.times.clear()
+        return self
+
+
 def lines(count):
     return Lines(b"".join(b"m v=%di %d\n" % (n, n + 1) for n in range(count)))
 
@@ -82,9 +108,9 @@ def deliver(*verdicts, count=10, **attributes):
     output = Scripted(*verdicts)
     for name, value in attributes.items():
         setattr(output, name, value)
-    delivery = Delivery(output)
+    delivery = Courier(output)
     batch = lines(count)
-    delivery.deliver(batch)
+    delivery.bring(batch)
     assert batch.releases == 1
     return output, delivery
 
@@ -95,7 +121,7 @@ def test_a_delivered_batch_is_counted_and_released():
     assert output.bodies == [lines(10)]
     assert (counters.delivered, counters.rejected, counters.dropped) == (10, 0, {})
     assert (counters.batches, counters.attempts, counters.retries, counters.splits) == (1, 1, 0, 0)
-    assert (counters.bytes_raw, counters.bytes_sent) == (len(lines(10)), len(lines(10)) + len("sent: "))
+    assert (counters.bytes_raw, counters.bytes_sent) == (len(lines(10)), len(gzip.compress(lines(10), 1)))
     assert counters.requests == {"2xx": 1} and delivery.health.state == "ok"
 
 
@@ -129,17 +155,17 @@ def test_a_failed_attempt_is_repeated_with_the_same_body():
 def test_pauses_double_up_to_the_longest_with_full_jitter(monkeypatch, draw):
     output = Scripted(*[RETRY] * 12, DELIVERED)
     output.retry_min, output.retry_max = 0.1, 30.0
-    delivery = Delivery(output, jitter=lambda: draw)
+    delivery = Courier(output, jitter=lambda: draw).calm(output)
     pauses = []
-    monkeypatch.setattr(delivery, "_pause", lambda _, seconds, successes=None: bool(pauses.append(seconds)))
-    delivery.deliver(lines(1))
-    assert pauses[1:] == [draw * min(30.0, 0.1 * 2**n) for n in range(12)]
+    monkeypatch.setattr(delivery.attempts, "_pause", lambda *arguments: bool(pauses.append(arguments[2])))
+    delivery.bring(lines(1))
+    assert pauses == [draw * min(30.0, 0.1 * 2**n) for n in range(12)]
 
 
 def test_pauses_are_really_waited():
     output = Scripted(RETRY, RETRY, DELIVERED)
     output.retry_min = output.retry_max = 0.05
-    Delivery(output, jitter=lambda: 1.0).deliver(lines(1))
+    Courier(output, jitter=lambda: 1.0).bring(lines(1))
     assert all(
         0.05 <= later - sooner < 1 for sooner, later in zip(output.times, output.times[1:], strict=False)
     )
@@ -151,11 +177,11 @@ def test_pauses_are_really_waited():
 )
 def test_retry_after_is_obeyed_by_every_batch_of_the_output(verdict):
     output = Scripted(verdict, DELIVERED)
-    delivery = Delivery(output)
+    delivery = Courier(output)
     with ThreadPoolExecutor(3) as threads:
-        futures = [threads.submit(delivery.deliver, lines(1))]
+        futures = [threads.submit(delivery.bring, lines(1))]
         wait_until(lambda: delivery.health.state == "retrying")
-        futures += [threads.submit(delivery.deliver, lines(1)) for _ in range(2)]
+        futures += [threads.submit(delivery.bring, lines(1)) for _ in range(2)]
         [future.result(10) for future in futures]
     assert all(moment - output.times[0] >= 0.2 for moment in output.times[1:]) and len(output.times) == 4
 
@@ -164,11 +190,11 @@ def test_retry_after_is_obeyed_by_every_batch_of_the_output(verdict):
 def test_an_overloaded_server_is_spared_by_every_batch_without_being_told_for_how_long(status):
     output = Scripted(Verdict(Kind.RETRY, status=status), DELIVERED)
     output.retry_min = output.retry_max = 0.2
-    delivery = Delivery(output, jitter=lambda: 1.0)
+    delivery = Courier(output, jitter=lambda: 1.0)
     with ThreadPoolExecutor(1) as threads:
-        future = threads.submit(delivery.deliver, lines(1))
+        future = threads.submit(delivery.bring, lines(1))
         wait_until(lambda: delivery.health.state == "retrying")
-        delivery.deliver(lines(1))
+        delivery.bring(lines(1))
         future.result(10)
     assert output.times[1] - output.times[0] >= 0.2
 
@@ -176,18 +202,18 @@ def test_an_overloaded_server_is_spared_by_every_batch_without_being_told_for_ho
 def test_a_server_that_asks_for_no_pause_at_all_is_not_hammered(caplog):
     output = Scripted(*[Verdict(Kind.RETRY, status=429, retry_after=0.0)] * 3, DELIVERED)
     output.retry_min = 0.05
-    Delivery(output, jitter=lambda: 0.0).deliver(lines(1))
+    Courier(output, jitter=lambda: 0.0).bring(lines(1))
     assert all(later - sooner >= 0.05 for sooner, later in zip(output.times, output.times[1:], strict=False))
 
 
 def test_a_failure_of_one_batch_does_not_hold_back_the_others():
     output = Scripted(RETRY, DELIVERED)
     output.retry_min = output.retry_max = 60.0
-    delivery = Delivery(output, jitter=lambda: 1.0)
+    delivery = Courier(output, jitter=lambda: 1.0)
     with ThreadPoolExecutor(1) as threads:
-        future = threads.submit(delivery.deliver, lines(1))
+        future = threads.submit(delivery.bring, lines(1))
         wait_until(lambda: delivery.health.state == "retrying")
-        delivery.deliver(lines(1))
+        delivery.bring(lines(1))
         # And the success of the other shows that the server is back, so the first does not wait its minute.
         future.result(10)
     assert len(output.bodies) == 3
@@ -197,15 +223,15 @@ def test_a_batch_that_fails_by_itself_is_not_woken_by_each_success_of_others():
     poison = lines(3)
     output = Scripted(lambda body: RETRY if body == poison else DELIVERED)
     output.retry_min = output.retry_max = 60.0
-    delivery = Delivery(output, jitter=lambda: 1.0)
-    thread = threading.Thread(target=delivery.deliver, args=(poison,), daemon=True)
+    delivery = Courier(output, jitter=lambda: 1.0)
+    thread = threading.Thread(target=delivery.bring, args=(poison,), daemon=True)
     thread.start()
     wait_until(lambda: output.bodies.count(poison) == 1)
-    wait_until(lambda: delivery.deliver(lines(1)) or output.bodies.count(poison) == 2)
+    wait_until(lambda: delivery.bring(lines(1)) or output.bodies.count(poison) == 2)
     for _ in range(50):
-        delivery.deliver(lines(1))
+        delivery.bring(lines(1))
     assert output.bodies.count(poison) == 2
-    delivery.stop(time.monotonic())
+    delivery.attempts.stop(time.monotonic())
     thread.join(10)
     assert delivery.counters.dropped == {"drain_timeout": 3}
 
@@ -213,8 +239,8 @@ def test_a_batch_that_fails_by_itself_is_not_woken_by_each_success_of_others():
 def test_hold_waits_the_longest_pause_keeps_everything_and_is_an_error(caplog):
     output = Scripted(HOLD, HOLD, DELIVERED)
     output.retry_min, output.retry_max = 0.0001, 0.1
-    delivery = Delivery(output, jitter=lambda: 0.0)
-    delivery.deliver(lines(4))
+    delivery = Courier(output, jitter=lambda: 0.0)
+    delivery.bring(lines(4))
     assert all(later - sooner >= 0.1 for sooner, later in zip(output.times, output.times[1:], strict=False))
     assert delivery.counters.delivered == 4
     errors = [record for record in caplog.records if record.levelno == logging.ERROR]
@@ -226,14 +252,14 @@ def test_hold_waits_the_longest_pause_keeps_everything_and_is_an_error(caplog):
 def test_health_tells_since_when_and_why():
     output = Scripted(HOLD)
     output.retry_max = 60.0
-    delivery = Delivery(output)
+    delivery = Courier(output)
     started = time.time()
-    thread = threading.Thread(target=delivery.deliver, args=(lines(1),), daemon=True)
+    thread = threading.Thread(target=delivery.bring, args=(lines(1),), daemon=True)
     thread.start()
     wait_until(lambda: delivery.health.state == "holding")
     held = delivery.health
     assert held.last_error == "who are you" and started <= held.since <= time.time()
-    delivery.reconfigure(Scripted(DELIVERED))
+    delivery.replace(Scripted(DELIVERED))
     thread.join(10)
     assert delivery.health.state == "ok" and delivery.health.since >= held.since
 
@@ -273,7 +299,7 @@ def test_a_newline_in_a_string_is_no_place_to_split():
             return SPLIT if payload.metrics > 1 else DELIVERED
 
     output = Sink()
-    Delivery(output).deliver(Quoted(body))
+    Courier(output).bring(Quoted(body))
     assert [
         one for one in output.bodies if one in (b'm v="a\nb" 1\n', b'm v="c\n\\"d\n" 2\n', b"m v=3 3\n")
     ] == [
@@ -293,32 +319,40 @@ def test_an_output_that_raises_is_a_bug_that_loses_nothing(caplog):
 def test_stop_lets_attempts_go_on_until_the_deadline_and_drops_what_is_left():
     output = Scripted(RETRY)
     output.retry_min = output.retry_max = 60.0
-    delivery = Delivery(output, jitter=lambda: 1.0)
+    delivery = Courier(output, jitter=lambda: 1.0)
     batch = lines(5)
-    thread = threading.Thread(target=delivery.deliver, args=(batch,))
+    thread = threading.Thread(target=delivery.bring, args=(batch,))
     thread.start()
     wait_until(lambda: len(output.times) == 1)
     stopped = time.monotonic()
-    delivery.stop(stopped + 0.2)
+    delivery.attempts.stop(stopped + 0.2)
     # It is tried once more at once, not after its minute.
     wait_until(lambda: len(output.times) == 2)
     thread.join(10)
     assert not thread.is_alive() and time.monotonic() - stopped >= 0.2
     assert delivery.counters.dropped == {"drain_timeout": 5} and batch.releases == 1
-    delivery.deliver(lines(2))
+    delivery.bring(lines(2))
     assert delivery.counters.dropped == {"drain_timeout": 7} and len(output.times) == 2
 
 
-@pytest.mark.parametrize("verdict", [RETRY, HOLD])
-def test_while_draining_pauses_are_short(monkeypatch, verdict):
-    output = Scripted(*[verdict] * 12, DELIVERED)
+def test_while_draining_pauses_are_short(monkeypatch):
+    output = Scripted(*[RETRY] * 12, DELIVERED)
     output.retry_min, output.retry_max = 5.0, 30.0
-    delivery = Delivery(output, jitter=lambda: 1.0)
-    delivery.stop(time.monotonic() + 60)
+    delivery = Courier(output, jitter=lambda: 1.0).calm(output)
+    delivery.attempts.stop(time.monotonic() + 60)
     pauses = []
-    monkeypatch.setattr(delivery, "_pause", lambda _, seconds, successes=None: bool(pauses.append(seconds)))
-    delivery.deliver(lines(1))
-    assert set(pauses[1:]) == {DRAIN_PAUSE_MAX}
+    monkeypatch.setattr(delivery.attempts, "_pause", lambda *arguments: bool(pauses.append(arguments[2])))
+    delivery.bring(lines(1))
+    assert set(pauses) == {DRAIN_PAUSE_MAX}
+
+
+def test_while_draining_even_a_server_that_refuses_is_asked_every_second():
+    output = Scripted(HOLD, DELIVERED)
+    output.retry_min = output.retry_max = 600.0
+    delivery = Courier(output)
+    delivery.attempts.stop(time.monotonic() + 60)
+    delivery.bring(lines(1))
+    assert output.times[1] - output.times[0] <= DRAIN_PAUSE_MAX + 0.5
 
 
 def test_parts_of_a_batch_that_were_delivered_before_the_deadline_are_not_dropped():
@@ -328,11 +362,11 @@ def test_parts_of_a_batch_that_were_delivered_before_the_deadline_are_not_droppe
         return DELIVERED if body.startswith(b"m v=0i") else RETRY
 
     output = Scripted(verdict)
-    delivery = Delivery(output)
-    thread = threading.Thread(target=delivery.deliver, args=(batch := lines(8),))
+    delivery = Courier(output)
+    thread = threading.Thread(target=delivery.bring, args=(batch := lines(8),))
     thread.start()
     wait_until(lambda: len(output.bodies) > 3)
-    delivery.stop(time.monotonic())
+    delivery.attempts.stop(time.monotonic())
     thread.join(10)
     assert (delivery.counters.delivered, delivery.counters.dropped) == (4, {"drain_timeout": 4})
     assert batch.releases == 1
@@ -347,20 +381,20 @@ def test_a_new_output_takes_over_and_the_old_one_is_closed_after_its_last_attemp
         return RETRY
 
     old, new = Scripted(wait), Scripted(DELIVERED)
-    delivery = Delivery(old)
-    thread = threading.Thread(target=delivery.deliver, args=(lines(3),))
+    delivery = Courier(old)
+    thread = threading.Thread(target=delivery.bring, args=(lines(3),))
     thread.start()
     assert entered.wait(10)
-    delivery.reconfigure(new)
+    delivery.replace(new)
     assert delivery.output is new and not old.closed
-    delivery.abort()
+    delivery.attempts.abort()
     assert old.aborted and new.aborted
     gate.set()
     thread.join(10)
     assert old.closed and not new.closed and new.bodies == [lines(3)]
-    delivery.reconfigure(new)
+    delivery.replace(new)
     assert not new.closed
-    delivery.reconfigure(Scripted())
+    delivery.replace(Scripted())
     assert new.closed
 
 
@@ -372,19 +406,19 @@ def test_a_verdict_on_the_old_output_does_not_pause_the_new_one():
         assert gate.wait(10)
         return Verdict(Kind.RETRY, status=503, retry_after=60.0)
 
-    delivery = Delivery(Scripted(wait))
-    thread = threading.Thread(target=delivery.deliver, args=(lines(3),))
+    delivery = Courier(Scripted(wait))
+    thread = threading.Thread(target=delivery.bring, args=(lines(3),))
     thread.start()
     assert entered.wait(10)
-    delivery.reconfigure(Scripted(DELIVERED))
+    delivery.replace(Scripted(DELIVERED))
     gate.set()
     thread.join(10)
     assert delivery.counters.delivered == 3
 
 
 def test_drop_counts_and_releases():
-    delivery = Delivery(Scripted())
-    delivery.drop(batch := lines(3), "drain_timeout")
+    delivery = Courier(Scripted())
+    delivery.drop(delivery.live(batch := lines(3)), "drain_timeout")
     assert delivery.counters.dropped == {"drain_timeout": 3} and batch.releases == 1
     assert delivery.counters.batches == 1
 
@@ -411,9 +445,9 @@ def test_a_ring_s_batch_can_be_released_whatever_the_attempt_left_behind():
     try:
         ring = Ring(None, 1 << 16, Waker())
         assert ring.put(lines(10), 10)
-        delivery = Delivery(Leaky())
+        delivery = Courier(Leaky())
         batch = ring.take(1 << 20, 1000, True)
-        delivery.deliver(batch)
+        delivery.bring(batch)
         assert batch.released and ring.stats()["waiting"] == 0
     finally:
         gc.enable()
@@ -444,14 +478,14 @@ def test_every_metric_is_decided_once_whatever_happens():
             made.retry_max = 0.002
             return made
 
-        delivery = Delivery(output())
+        delivery = Courier(output())
         batches = [lines(chance.randrange(1, 40)) for _ in range(200)]
         with ThreadPoolExecutor(4) as threads:
-            futures = [threads.submit(delivery.deliver, batch) for batch in batches]
+            futures = [threads.submit(delivery.bring, batch) for batch in batches]
             wait_until(lambda delivery=delivery: delivery.counters.batches > 50)
-            delivery.reconfigure(output())
+            delivery.replace(output())
             wait_until(lambda delivery=delivery: delivery.counters.batches > 100)
-            delivery.stop(time.monotonic() + 0.02)
+            delivery.attempts.stop(time.monotonic() + 0.02)
             [future.result(20) for future in futures]
         counters = delivery.counters
         decided = counters.delivered + counters.rejected + sum(counters.dropped.values())

@@ -194,7 +194,7 @@ def test_senders_are_started_only_when_they_are_needed(rig):
     assert senders() == []
     for _ in range(20):
         one.put(10)
-        wait_until(lambda: one.rings[0].stats()["waiting"] == 0 and one.flusher._busy == 0)
+        wait_until(lambda: one.rings[0].stats()["waiting"] == 0 and one.flusher._senders.busy == 0)
     assert senders() == ["send-test-1"]
 
 
@@ -256,7 +256,7 @@ def test_an_idle_flusher_sleeps(rig):
     """No wake-up at all, so no processor time: context switches of its thread do not rise."""
     one = rig(interval=0.01)
     one.put(3)
-    wait_until(lambda: one.rings[0].stats()["waiting"] == 0 and one.flusher._busy == 0)
+    wait_until(lambda: one.rings[0].stats()["waiting"] == 0 and one.flusher._senders.busy == 0)
 
     def switches():
         status = Path(f"/proc/self/task/{one.flusher._thread.native_id}/status").read_text()

@@ -1,0 +1,106 @@
+"""The backlog: what waits in the spool, in the order in which it is to be delivered.
+
+The oldest goes first. A file that fails rests for a while, twice as long each time, and lets the others pass:
+the reason may lie in the file, and then it must not stop what is behind it.
+"""
+
+import math
+import threading
+import time
+from collections import OrderedDict
+
+from agent.outputs.base import Output
+from agent.spool import Spool
+from agent.work import Stored
+
+RESTING_MAX = 16
+"""So many files rest at once; the one that has rested the longest part of its time makes room."""
+
+REMEMBERED_MAX = 1024
+"""Of so many files it is known how often they have failed."""
+
+
+class Backlog:
+    """The files of *spool*. All methods may be called by any thread.
+
+    Only :meth:`take` and :meth:`give_back` touch the disk: a disk that hangs hangs only their callers.
+    """
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._lock = threading.Lock()
+        self._resting: dict[str, tuple[float, Stored]] = {}  # until when (monotonic)
+        self._failures: OrderedDict[str, int] = OrderedDict()
+        self._wakes = math.inf  # the first of those who rest
+        self._waiting = True  # something may be in the spool that does not rest
+
+    def changed(self) -> None:
+        """Something was stored."""
+        self._waiting = True
+
+    def is_waiting(self, now: float) -> bool:
+        """Whether there may be something to deliver; False is certain."""
+        return self._waiting or now >= self._wakes
+
+    @property
+    def wakes_at(self) -> float:
+        """When the next file has rested enough (monotonic); infinite if none rests."""
+        return self._wakes
+
+    def take(self) -> Stored | None:
+        """The oldest that does not rest. It is the caller's until it is decided, or given back."""
+        self._wake(time.monotonic())
+        # In this order: what is stored after the look at the spool sets it again.
+        self._waiting = False
+        entry = self._spool.take()
+        if entry is None:
+            return None
+        self._waiting = True
+        return Stored(entry)
+
+    def give_back(self, work: Stored, output: Output) -> None:
+        """It is undecided still. If it has failed, it rests, by the pauses of *output*."""
+        name = work.entry.name
+        if not work.failures:
+            self._spool.put_back(work.entry)
+            self._waiting = True
+            return
+        with self._lock:
+            failures = self._failures.pop(name, 0)
+            self._failures[name] = failures + 1
+            if len(self._failures) > REMEMBERED_MAX:
+                self._failures.popitem(last=False)
+            pause = min(output.retry_max, output.retry_min * 2.0 ** min(failures, 62))
+            self._resting[name] = (time.monotonic() + pause, work)
+            early = self._earliest() if len(self._resting) > RESTING_MAX else None
+            self._wakes = min((until for until, _ in self._resting.values()), default=math.inf)
+        if early is not None:
+            self._put_back([early])
+
+    def decided(self, work: Stored) -> None:
+        """It is done with."""
+        with self._lock:
+            self._failures.pop(work.entry.name, None)
+
+    def close(self) -> None:
+        """Give everything back to the spool."""
+        self._wake(math.inf)
+
+    def _wake(self, now: float) -> None:
+        """Give those back to the spool that have rested enough."""
+        if now < self._wakes:
+            return
+        with self._lock:
+            rested = [name for name, (until, _) in self._resting.items() if until <= now]
+            works = [self._resting.pop(name)[1] for name in rested]
+            self._wakes = min((until for until, _ in self._resting.values()), default=math.inf)
+        self._put_back(works)
+
+    def _earliest(self) -> Stored:
+        name = min(self._resting, key=lambda name: self._resting[name][0])
+        return self._resting.pop(name)[1]
+
+    def _put_back(self, works: list[Stored]) -> None:
+        for work in works:
+            self._spool.put_back(work.entry)
+        self._waiting = True

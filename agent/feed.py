@@ -1,0 +1,64 @@
+"""A ring as its reader sees it: what may be taken from it, and when it wants to be looked at again."""
+
+import math
+from collections.abc import Callable
+
+from agent._core import Batch, Ring
+from agent.config import Flush
+from agent.work import Live
+
+SLOTS = 65_536
+"""Slots of a ring."""
+
+ALL = 1 << 62
+
+
+class Feed:
+    """One ring. The flusher's alone, but for what is said otherwise."""
+
+    __slots__ = ("in_hand_bytes", "leaving", "ring", "seen_at")
+
+    def __init__(self, ring: Ring) -> None:
+        self.ring = ring
+        self.seen_at: float | None = None
+        """When what is pending now was first seen (monotonic); None if nothing was."""
+        self.leaving = False
+        """Forget it once it is empty: no lane writes to it any more. Guarded by the flusher's lock."""
+        self.in_hand_bytes = 0
+        """Bytes of its batches that senders have, and so hold up the freeing of its space. Guarded, too."""
+
+    def arm(self, flush: Flush, draining: bool, now: float) -> bool:
+        """Ask to be woken when a batch begins, or is full. False if that is so already."""
+        if self.seen_at is None:
+            if not self.ring.arm(1, 1):
+                return True
+            self.seen_at = now
+        return not draining and not self.ring.arm(flush.batch_bytes, flush.batch_lines)
+
+    def fill(self) -> float:
+        """The part of it that is not freed, from 0 to 1."""
+        stats = self.ring.stats()
+        return max(stats["waiting_bytes"] / stats["capacity_bytes"], stats["slots_used"] / SLOTS)
+
+    def is_full(self, spill_at: float) -> bool:
+        """Whether more than *spill_at* of it waits, leaving out what is on its way into the spool."""
+        _, pending = self.ring.pending()
+        if not pending:
+            return False
+        if pending + self.in_hand_bytes >= spill_at * self.ring.capacity:
+            return True
+        return self.ring.stats()["slots_used"] >= spill_at * SLOTS
+
+    def arm_full(self, spill_at: float) -> bool:
+        """Ask to be woken when :meth:`is_full` is true by bytes. False if that is so already."""
+        wanted = math.ceil(spill_at * self.ring.capacity) - self.in_hand_bytes
+        return not self.ring.arm(max(wanted, 1), ALL)
+
+
+class Taken(Live):
+    """A batch and the feed that it is from, None if it is from none."""
+
+    def __init__(self, batch: Batch, leaves: Callable[[], bool] | None, feed: Feed) -> None:
+        super().__init__(batch, leaves)
+        self.feed = feed
+        self.nbytes = batch.nbytes

@@ -1,0 +1,107 @@
+"""The threads that wait for the network, and who has what in hand."""
+
+import logging
+import threading
+import time
+from collections import deque
+from queue import SimpleQueue
+
+from agent.backlog import Backlog
+from agent.delivery import Delivery
+from agent.feed import Taken
+from agent.work import Live
+
+logger = logging.getLogger(__name__)
+
+MISSED_PAUSE_S = 0.001
+"""A sender whose file turned out to be none waits so long, for the next one may be none either."""
+
+
+class Senders:
+    """Threads ``send-NAME-1`` …, started when first needed, each with one batch or file in hand at most.
+
+    *delivery* says what becomes of it, and calls its ``wake`` whenever one is free again. :meth:`hand_over`
+    is for one thread, the other methods may be called by any.
+    """
+
+    def __init__(self, name: str, delivery: Delivery) -> None:
+        self._name = name
+        self._delivery = delivery
+        self._lock = threading.Lock()  # guards all below
+        self.busy = 0
+        """Batches and files in hand."""
+        self.replaying = 0
+        """The files among them."""
+        self.returned: deque[Live] = deque()
+        """Batches that are undecided, and in nobody's hand. To be taken by whoever hands over."""
+        self._in_hand: set[Taken] = set()
+        self._queue: SimpleQueue[Live | Backlog | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+
+    def hand_over(self, work: Live | Backlog) -> None:
+        """Give a batch to a sender, or the next file of the backlog."""
+        with self._lock:
+            self.busy += 1
+            if isinstance(work, Backlog):
+                self.replaying += 1
+            else:
+                work.hurried = False
+                if isinstance(work, Taken):
+                    self._in_hand.add(work)
+                    work.feed.in_hand_bytes += work.nbytes
+            if self.busy > len(self._threads):
+                name = f"send-{self._name}-{len(self._threads) + 1}"
+                self._threads.append(threading.Thread(target=self._run, name=name, daemon=True))
+                self._threads[-1].start()
+        self._queue.put(work)
+
+    def hanging(self, before: float) -> list[Taken]:
+        """The batches whose attempt began before then (monotonic) and has not ended."""
+        with self._lock:
+            return [work for work in self._in_hand if work.began is not None and work.began < before]
+
+    def undecided(self) -> int:
+        """Metrics of batches that are in hand, or in nobody's."""
+        with self._lock:
+            return sum(work.metrics for work in (*self._in_hand, *self.returned))
+
+    def close(self) -> None:
+        """Have the threads end, and wait for them unless one has something in hand still."""
+        for _ in self._threads:
+            self._queue.put(None)
+        if not self.busy:
+            for thread in self._threads:
+                thread.join()
+
+    def _run(self) -> None:
+        while (work := self._queue.get()) is not None:
+            try:
+                if isinstance(work, Backlog):
+                    self._replay(work)
+                elif not self._delivery.deliver(work):
+                    self.returned.append(work)
+            except Exception:
+                # A bug. The batch goes back to its ring with the last reference; the ledger shows the gap.
+                logger.critical("a batch could not be accounted for", exc_info=True)
+            finally:
+                with self._lock:
+                    self.busy -= 1
+                    if isinstance(work, Backlog):
+                        self.replaying -= 1
+                    elif isinstance(work, Taken):
+                        self._in_hand.discard(work)
+                        work.feed.in_hand_bytes -= work.nbytes
+                # A batch keeps its ring's memory.
+                work = None
+                self._delivery.wake()
+
+    def _replay(self, backlog: Backlog) -> None:
+        work = backlog.take()
+        if work is None:
+            return
+        if not self._delivery.deliver(work):
+            backlog.give_back(work, self._delivery.output)
+            return
+        backlog.decided(work)
+        if not work.tried:
+            time.sleep(MISSED_PAUSE_S)
