@@ -308,15 +308,18 @@ class Spool:
                     self._stock.open()
                     self._note_foreign()
                 more = self._stock.opened and self._stock.enforce("spool_full", "spool_age", "spool_space")
+                gone = len(self._stock.gone)
                 self._stock.remove_gone()
-                self._wake_resting()
+                # Whoever was told that there is nothing to take may look again.
+                news = self._wake_resting() or len(self._stock.gone) < gone
+                news = news or (self._trouble.has("read") and not self._trouble.paused("read"))
                 probing = self._trouble.has("write") and not self._trouble.paused("write")
             if probing:
                 self._probe()
             with self._lock:
                 again = bool(self._index.files or self._trouble or self._stock.gone)
-                works = failing and not self._trouble
-        if works:
+                news = news or (failing and not self._trouble)
+        if news:
             self._tell_change()
         return 0.0 if more else CHORES_S if again else None
 
@@ -324,11 +327,13 @@ class Spool:
         """Nothing is left to others: the spool's own thread does what is due."""
         return None
 
-    def _wake_resting(self) -> None:
+    def _wake_resting(self) -> bool:
         now = self._monotonic()
-        for name in [name for name, until in self._resting.items() if now >= until]:
+        rested = [name for name, until in self._resting.items() if now >= until]
+        for name in rested:
             del self._resting[name]
             self._index.give_back(name)
+        return bool(rested)
 
     def _probe(self) -> None:
         """See whether the disk takes again what it did not take; not under the lock, since it may be slow."""

@@ -319,7 +319,9 @@ def test_a_file_that_can_be_neither_read_nor_moved_rests(rig: Rig, monkeypatch: 
     rig.spool.tick()
     assert rig.spool.take() is None
     rig.clocks.go_on(1)
+    changes = rig.changes
     rig.spool.tick()
+    assert rig.changes == changes + 1
     assert rig.drain() == [lines(1)]
     rig.check()
 
@@ -345,7 +347,11 @@ def test_a_shortage_is_not_the_files_fault(rig: Rig, monkeypatch: pytest.MonkeyP
         assert entry is not None and rig.spool.load(entry) is None
     assert rig.spool.take() is None
     assert rig.spool.counters.failing == os.strerror(error)
+    rig.spool._committer.close(10)
     rig.clocks.go_on(trouble.PAUSE_MIN_S)
+    changes = rig.changes
+    rig.spool.tick()
+    assert rig.changes == changes + 1
     assert rig.drain() == [lines(3)]
     assert rig.spool.counters.failing == "" and rig.spool.counters.dropped == {}
     rig.check()
