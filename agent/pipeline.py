@@ -43,8 +43,10 @@ from agent.listeners import (
     set_file_access,
 )
 from agent.outputs import make
+from agent.outputs.base import Output
 from agent.rings import Rings
 from agent.route import Accounts, Route
+from agent.stores import Store, Stores
 from agent.systemd import PassedSocket
 
 logger = logging.getLogger(__name__)
@@ -73,6 +75,7 @@ class Pipeline:
         self.layout = Layout()
         self._pool = Pool.adopt(passed)
         self._rings: Rings | None = None
+        self._stores: Stores | None = None
         self._lanes: list[Lane] = []
         self._threads: list[threading.Thread] = []
         self._lane_errors: list[str] = []
@@ -139,6 +142,8 @@ class Pipeline:
         self._end_in_background(layout.routes, deadline, keep=True)
         for thread in self._enders:
             thread.join()
+        if self._stores is not None:
+            self._stores.close()
 
     def close_at_once(self) -> None:
         """Remove the socket files, for an end without ceremony."""
@@ -209,6 +214,7 @@ class Pipeline:
         folder = Path(config.agent.runtime_dir) / "rings"
         try:
             self._rings = Rings(folder)
+            self._stores = Stores(Path(config.agent.state_dir))
             self._rings.warn_of_strangers({output.name for output in config.output})
         except OSError as error:
             raise ConfigError(
@@ -255,31 +261,39 @@ class Pipeline:
 
     def _route(self, config: OutputConfig, whole: Config, undo: ExitStack) -> Route:
         """*config* on the rings that it has already, or on new ones. Raises OutputError, OSError."""
-        assert self._rings is not None
+        assert self._rings is not None and self._stores is not None
         old = next((route for route in self.layout.routes if route.config.name == config.name), None)
         ticks = any(listen.format == "statsd" for listen in whole.listen)
         if old is not None and old.config == config and not _reads_files(config):
             route = old
         else:
             output = make(config)
-            if old is not None and old.fits(config, output):
-                undo.callback(output.close)
-                route = replace(old, config=config, output=output)
-            else:
-                lanes = len(self._lanes)
-                try:
-                    route = Route.open(
-                        config, output, whole.flush, lanes, self._rings, tick=ticks, in_use=self._ring_files()
-                    )
-                except BaseException:
-                    output.close()
-                    raise
-                # What an earlier process left there is left once more.
-                undo.callback(self._end_route, route, time.monotonic(), keep=True)
+            try:
+                store = self._stores.open(config, output.target)
+                if old is not None and old.fits(config, output):
+                    undo.callback(output.close)
+                    route = replace(old, config=config, output=output, store=store)
+                else:
+                    route = self._new_route(config, output, whole, store, ticks)
+                    # What an earlier process left there is left once more.
+                    undo.callback(self._end_route, route, time.monotonic(), keep=True)
+            except BaseException:
+                output.close()
+                raise
         if route.tick is None and ticks:
             route = route.with_tick(whole.flush, self._rings, self._ring_files() | route.paths)
             undo.callback(route.close_tick)
         return route
+
+    def _new_route(
+        self, config: OutputConfig, output: Output, whole: Config, store: Store, tick: bool
+    ) -> Route:
+        """*config* on rings of its own. Raises OSError."""
+        assert self._rings is not None
+        lanes, in_use = len(self._lanes), self._ring_files()
+        return Route.open(
+            config, output, whole.flush, lanes, self._rings, tick=tick, in_use=in_use, store=store
+        )
 
     def _ring_files(self) -> set[str]:
         """The files of the rings that run, or are being emptied."""

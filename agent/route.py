@@ -5,17 +5,20 @@ there is a StatsD listener until the output leaves. Rings that an earlier proces
 write (:mod:`agent.rings`), belong to the route until they are empty.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 from agent._core import Ring, Waker
-from agent.config import Flush
+from agent.accounts import DeliveryCounters, OutputReading, RejectedCounters, SpoolCounters
+from agent.config import Flush, InfluxOutput
 from agent.config import Output as OutputConfig
 from agent.flusher import Flusher
 from agent.ledger import DeliveryCounters, OutputReading
 from agent.outputs.base import Output
 from agent.rings import Form, Rings, let_go
+from agent.stores import Store, settle
+from agent.task import DEFAULTS, Resilience
 
 if TYPE_CHECKING:
     from agent._core import RingStats
@@ -77,6 +80,8 @@ class Route:
     """What the tick thread writes; None as long as there has been no StatsD listener."""
     leaving: Leaving = field(default_factory=Leaving)
     """Shared by all copies."""
+    store: Store | None = None
+    """What it keeps on disk, shared by all routes of its name."""
 
     @property
     def writers(self) -> dict[str, Ring]:
@@ -105,11 +110,12 @@ class Route:
         *,
         tick: bool = False,
         in_use: Collection[str] = (),
+        store: Store | None = None,
     ) -> "Route":
         """Make the rings, or adopt what an earlier process left of them, and start the flusher.
 
-        *tick* asks for a tick ring too; *in_use* are the files of all rings of this process. Raises OSError,
-        and then nothing remains of it but what was there before.
+        *tick* asks for a tick ring too; *in_use* are the files of all rings of this process. The *store*
+        stays the caller's. Raises OSError, and then nothing remains of it but what was there before.
         """
         waker = Waker()
         form = _form(config, output, flush)
@@ -122,15 +128,26 @@ class Route:
             taken = {*in_use, *(ring.path for ring in rings if ring.path is not None)}
             for one in folder.leaving(form, waker, taken):
                 former.append(one)
-            flusher = Flusher(config.name, output, waker, [*rings, *(ring for _, ring in former)], flush)
+            flusher = Flusher(
+                config.name,
+                output,
+                waker,
+                [*rings, *(ring for _, ring in former)],
+                flush,
+                _resilience(config),
+                spool=store.spool if store is not None else None,
+                rejected=store.rejected if store is not None else None,
+            )
             flusher.start()
         except BaseException:
             for ring in (*rings, *(ring for _, ring in former)):
                 let_go(ring)
             waker.close()
             raise
+        if store is not None:
+            store.watch(flusher.spool_changed)
         tick_ring = rings.pop() if tick else None
-        return cls(config, output, waker, tuple(rings), flusher, tick_ring, Leaving(former))
+        return cls(config, output, waker, tuple(rings), flusher, tick_ring, Leaving(former), store)
 
     def with_tick(self, flush: Flush, folder: Rings, in_use: Collection[str]) -> "Route":
         """A copy that has a tick ring too, which nobody reads until it is settled. Raises OSError."""
@@ -152,7 +169,15 @@ class Route:
         for ring in rings:
             ring.limits(*slot_limits(flush))
         self.flusher.set_rings(rings)
-        self.flusher.reconfigure(flush, self.output)
+        if self.store is not None:
+            settle(self.store, self.config, self.output.target)
+        self.flusher.reconfigure(
+            flush,
+            self.output,
+            _resilience(self.config),
+            spool=self.store.spool if self.store is not None else None,
+            spooling=isinstance(self.config, InfluxOutput) and self.config.spool is not None,
+        )
 
     def drain(self, deadline: float, *, keep: bool) -> None:
         """Deliver what is in the rings until *deadline* (monotonic), and end.
@@ -164,11 +189,26 @@ class Route:
 
     def close(self) -> None:
         """Free the rings and the output. The flusher has ended."""
+        if self.store is not None:
+            self.store.unwatch(self.flusher.spool_changed)
         for ring in self.writers.values():
             let_go(ring)
         self.leaving.close()
         self.waker.close()
         self.output.close()
+
+
+def _resilience(config: OutputConfig) -> Resilience:
+    """What an output that does not say so goes by is the default."""
+    if not isinstance(config, InfluxOutput):
+        return DEFAULTS
+    return Resilience(
+        retries=config.retries,
+        batch_timeout=config.batch_timeout,
+        breaker_sensitivity=config.breaker_sensitivity,
+        order=config.order,
+        spill_at=config.spool.spill_at if config.spool is not None else DEFAULTS.spill_at,
+    )
 
 
 def _form(config: OutputConfig, output: Output, flush: Flush) -> Form:
@@ -181,6 +221,10 @@ def _without_space(stats: "RingStats") -> "RingStats":
     return {**stats, "capacity_bytes": 0, "slots_used": 0}
 
 
+Kept = Callable[[str], tuple[SpoolCounters | None, RejectedCounters | None]]
+"""Reads what an output has on disk, by its name."""
+
+
 @dataclass
 class Tally:
     """Counters of an output that add up over all its routes, those that ended included."""
@@ -188,12 +232,15 @@ class Tally:
     type: str = ""
     delivered: int = 0
     rejected: int = 0
+    restored: int = 0
     batches: int = 0
+    replayed: int = 0
     attempts: int = 0
     retries: int = 0
     splits: int = 0
     bytes_raw: int = 0
     bytes_sent: int = 0
+    opened: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     requests: dict[str, int] = field(default_factory=dict)
     rings: dict[str, "RingStats"] = field(default_factory=dict)
@@ -207,27 +254,21 @@ class Tally:
             setattr(self, name, getattr(self, name) + getattr(counters, name))
         _add(self.dropped, counters.dropped)
         _add(self.requests, counters.requests)
+        self.add_rings(rings)
+
+    def add_rings(self, rings: "Iterable[tuple[str, RingStats]]") -> None:
+        """Add the counters of rings, each with the thread that writes it."""
         for writer, stats in rings:
             known = self.rings.get(writer)
             total = dict(cast(Mapping[str, int], known)) if known is not None else {}
             _add(total, cast(Mapping[str, int], stats))
             self.rings[writer] = cast("RingStats", total)
 
-    def add_route(self, route: Route, ended: bool = False) -> None:
-        """Add what a route did so far. Of one that *ended*, nothing is said about space."""
-        # Deliveries first: what lies further up the stream is then never behind.
-        counters = Tally()
-        counters.add(route.config.type, route.flusher.counters)
-        rings = route.ring_stats()
-        if ended:
-            rings = [(writer, _without_space(stats)) for writer, stats in rings]
-        self.add(route.config.type, counters, rings)
 
-    def reading(self, name: str) -> OutputReading:
-        return OutputReading(name, self.type, self, self.rings)
-
-
-_NUMBERS = ("delivered", "rejected", "batches", "attempts", "retries", "splits", "bytes_raw", "bytes_sent")
+_NUMBERS = (
+    *("delivered", "rejected", "restored", "batches", "replayed", "attempts", "retries", "splits"),
+    *("bytes_raw", "bytes_sent", "opened"),
+)
 
 
 def _add(total: dict[str, int], part: Mapping[str, int]) -> None:
@@ -242,17 +283,28 @@ class Accounts:
         self._ended: dict[str, Tally] = {}
 
     def close(self, route: Route) -> None:
-        """Keep the counters of a route that ended, unless it never saw a metric."""
-        if not any(stats["accepted"] or stats["restored"] for _, stats in route.ring_stats()):
-            return
-        self._ended.setdefault(route.config.name, Tally()).add_route(route, ended=True)
+        """Keep the counters of a route that ended, unless nothing ever came to it. Nothing is said about space."""
+        counters = route.flusher.counters
+        rings = [(writer, _without_space(stats)) for writer, stats in route.ring_stats()]
+        if any(stats["accepted"] or stats["restored"] for _, stats in rings) or counters.attempts:
+            self._ended.setdefault(route.config.name, Tally()).add(route.config.type, counters, rings)
 
-    def readings(self, routes: Sequence[Route]) -> Iterable[OutputReading]:
-        """Everything that ended, and the given routes on top of it."""
+    def readings(
+        self, routes: Sequence[Route], kept: Kept = lambda name: (None, None)
+    ) -> list[OutputReading]:
+        """Everything that ended, and the given routes on top of it, with what each output has *kept* on disk."""
         tallies: dict[str, Tally] = {}
         for name, ended in self._ended.items():
             tallies[name] = Tally()
             tallies[name].add(ended.type, ended, ended.rings.items())
+        # Against the stream: what lies further up is then never behind.
         for route in routes:
-            tallies.setdefault(route.config.name, Tally()).add_route(route)
-        return [tally.reading(name) for name, tally in tallies.items()]
+            tally = tallies.setdefault(route.config.name, Tally())
+            tally.add(route.config.type, route.flusher.counters)
+        stores = {name: kept(name) for name in tallies}
+        for route in routes:
+            tallies[route.config.name].add_rings(route.ring_stats())
+        return [
+            OutputReading(name, tally.type, tally, tally.rings, *stores[name])
+            for name, tally in tallies.items()
+        ]

@@ -62,6 +62,7 @@ MODULES = (
     "agent.senders",
     "agent.spiller",
     "agent.flusher",
+    "agent.stores",
     "agent.listeners",
     "agent.aggregation",
     "agent.door",
