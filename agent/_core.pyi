@@ -101,10 +101,10 @@ class Waker:
 class Ring:
     """One writer, one reader: a region of memory mapped twice in a row from a file.
 
-    What is published outlives the process in the file: see :meth:`adopt`. ``path=None`` maps anonymous memory,
-    without checksums. *capacity* is rounded up to a multiple of the page size. A slot is
-    closed at *slot_bytes* or *slot_metrics*, whichever comes first, so that batches can be cut there.
-    *unsigned* tells whether unsigned integers (``1u``) may be written; if not they become ``i``, clamped.
+    What is published outlives the process in the file: see :meth:`adopt`. ``path=None`` maps anonymous
+    memory, without checksums. *capacity* is rounded up to a multiple of the page size. A slot is closed at
+    *slot_bytes* or *slot_metrics*, whichever comes first, so that batches can be cut there. *unsigned* tells
+    whether unsigned integers (``1u``) may be written; if not they become ``i``, clamped.
     Raises OSError where the file or the mapping cannot be made (the file must not exist), ValueError.
     """
 
@@ -122,7 +122,7 @@ class Ring:
     def adopt(
         path: str, waker: Waker, *, slot_bytes: int = ..., slot_metrics: int = ..., torn: int = ...
     ) -> Ring:
-        """Go on with the ring that an earlier process left at *path*: its size, its encoding, what waits in it.
+        """Go on with the ring that an earlier process left at *path*: size, encoding, and what waits in it.
 
         Everything in the file is verified first. Nobody else may use the file meanwhile or later. *torn* is
         only for the counters: metrics of it that :func:`salvage_ring` could not save. Raises RingError if it

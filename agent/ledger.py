@@ -2,7 +2,7 @@
 
 A :class:`Ledger` is one reading of the counters of all lanes, rings and outputs, made by :func:`read`;
 nothing here counts by itself. Counters only rise. At rest, that is when nothing arrives and nothing is
-under way, three laws hold exactly, and :meth:`Ledger.balance` names each place where one does not:
+under way, four laws hold exactly, and :meth:`Ledger.balance` names each place where one does not:
 
 1. ``received = accepted + Σ dropped`` for each listener on each lane, and the ``accepted`` of a lane's
    listeners add up to its own. What of it was ``aggregated`` is in a table until the next tick; all else has
@@ -12,8 +12,11 @@ under way, three laws hold exactly, and :meth:`Ledger.balance` names each place 
    never accepted: it is the listener's ``dropped{ring_full}``.) The writers are the lanes, and the tick
    thread with the points that stand for what was aggregated: each of those is accepted, and one that no ring
    had room for is ``missed`` by all of them and in the aggregation's ``ring_full``.
-3. ``written = delivered + rejected + waiting + Σ dropped`` for each output, ``waiting`` being what is in
-   its rings, batches under way included.
+3. ``restored + written = delivered + rejected + spooled + waiting + Σ dropped`` for each output: ``waiting``
+   is what is in its rings, batches under way included, and ``spooled`` what is in its spool. ``restored`` is
+   what was there before anything was written: in rings that an earlier process left, in the spool at the
+   start, or brought back by a command.
+4. ``restored + stored = decided + Σ dropped + metrics`` for each spool, ``metrics`` being what is in it.
 
 While metrics flow, the counters are read one after the other and may be a burst apart, so whoever finds a
 law broken looks again before believing it: :func:`settle`. The kernel's own drops lie before the first law;
@@ -23,107 +26,25 @@ they are read from the sockets and shown beside it.
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from agent.accounts import (
+    AggregationAccount,
+    LaneAccount,
+    ListenerAccount,
+    OutputAccount,
+    OutputReading,
+    RejectedAccount,
+    RingAccount,
+    SpoolAccount,
+)
+
 if TYPE_CHECKING:
-    from agent._core import AggregateStats, LaneStats, ListenerStats, RingStats
+    from agent._core import AggregateStats, LaneStats, ListenerStats
 
-
-class AggregationAccount(msgspec.Struct, frozen=True, kw_only=True):
-    """What a StatsD listener made of its samples."""
-
-    series: int
-    """Series in its tables now."""
-    samples: int
-    """Samples aggregated so far."""
-    points: int
-    """Points sent at ticks so far."""
-    ring_full: int
-    """Points that no output's ring had room for."""
-    expired: int
-    """Series forgotten because they were silent for too long."""
-    bytes: int
-    """Memory of the tables now."""
-
-
-class ListenerAccount(msgspec.Struct, frozen=True, kw_only=True):
-    """What one listener saw, added up over its lanes. Metrics unless the name says otherwise."""
-
-    name: str
-    address: str
-    sockets: int
-    """Sockets open now, one per lane; 0 once the listener has left the config."""
-    datagrams: int
-    bytes: int
-    received: int
-    accepted: int
-    aggregated: int
-    """Accepted, and gone into a table instead of the rings."""
-    rewritten: int
-    """Accepted after their bytes were brought into the safe subset."""
-    clamped: int
-    """Accepted after an unsigned value beyond the signed range was cut to it."""
-    dropped: dict[str, int]
-    kernel_drops: int
-    """Datagrams that the kernel dropped because the receive buffer was full."""
-    queue_bytes: int
-    receive_buffer_bytes: int
-    aggregation: AggregationAccount | None
-    """None if it never was a StatsD listener."""
-
-
-class LaneAccount(msgspec.Struct, frozen=True, kw_only=True):
-    """What one lane did."""
-
-    lane: int
-    running: bool
-    beats: int
-    receives: int
-    accepted: int
-    cpu_ns: int
-
-
-class RingAccount(msgspec.Struct, frozen=True, kw_only=True):
-    """One ring: what its writer accepted, what was written to it, what waits in it."""
-
-    writer: str
-    """The thread that writes it: ``lane-0`` … or ``tick``."""
-    accepted: int
-    written: int
-    missed: int
-    written_bytes: int
-    waiting: int
-    waiting_bytes: int
-    capacity_bytes: int
-    slots_used: int
-    restarts: int
-
-
-class OutputAccount(msgspec.Struct, frozen=True, kw_only=True):
-    """What one output made of what its rings were given; metrics unless the name says otherwise."""
-
-    name: str
-    type: str
-    written: int
-    missed: int
-    delivered: int
-    rejected: int
-    dropped: dict[str, int]
-    waiting: int
-    waiting_bytes: int
-    capacity_bytes: int
-    batches: int
-    attempts: int
-    requests: dict[str, int]
-    """Attempts by the class of their answer: ``2xx`` … ``5xx``, ``error`` where there was no answer."""
-    retries: int
-    splits: int
-    bytes_raw: int
-    bytes_sent: int
-    """After compression."""
-    rings: tuple[RingAccount, ...]
+S = TypeVar("S", SpoolAccount, RejectedAccount)
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,41 +61,6 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
         return list(self.problems)
 
 
-class DeliveryCounters(Protocol):
-    """The counters of a delivery, as far as the ledger reads them."""
-
-    @property
-    def delivered(self) -> int: ...
-    @property
-    def rejected(self) -> int: ...
-    @property
-    def dropped(self) -> Mapping[str, int]: ...
-    @property
-    def batches(self) -> int: ...
-    @property
-    def attempts(self) -> int: ...
-    @property
-    def requests(self) -> Mapping[str, int]: ...
-    @property
-    def retries(self) -> int: ...
-    @property
-    def splits(self) -> int: ...
-    @property
-    def bytes_raw(self) -> int: ...
-    @property
-    def bytes_sent(self) -> int: ...
-
-
-class OutputReading(msgspec.Struct, frozen=True):
-    """The counters of one output. Read *counters* before *rings*: see :func:`read`."""
-
-    name: str
-    type: str
-    counters: DeliveryCounters
-    rings: Mapping[str, "RingStats"]
-    """By the thread that writes it: ``lane-0`` … or ``tick``."""
-
-
 def read(
     listeners: Mapping[int, tuple[str, str]],
     lanes: Sequence["LaneStats"],
@@ -185,7 +71,7 @@ def read(
 
     *listeners* gives the name and the address for each listener number in use on the lanes; a number that
     is not in it appears as ``#number``; *aggregates* has what the StatsD listeners aggregated, by the same
-    numbers. The counters are best read against the stream (delivery, rings,
+    numbers. The counters are best read against the stream (delivery, spool, rings,
     lanes): what lies further down can then lag behind, but never seem to have made a metric.
     """
     outputs = list(outputs)
@@ -280,6 +166,8 @@ def _output(reading: OutputReading) -> OutputAccount:
     rings = tuple(
         RingAccount(
             writer=writer,
+            restored=stats["restored"],
+            torn=stats["torn"],
             accepted=stats["accepted"],
             written=stats["written"],
             missed=stats["missed"],
@@ -292,26 +180,48 @@ def _output(reading: OutputReading) -> OutputAccount:
         )
         for writer, stats in reading.rings.items()
     )
+    spool = _copy(SpoolAccount, reading.spool) if reading.spool is not None else None
+    torn = sum(ring.torn for ring in rings)
+    dropped = [
+        counters.dropped,
+        spool.dropped if spool is not None else {},
+        {"ring_torn": torn} if torn else {},
+    ]
     return OutputAccount(
         name=reading.name,
         type=reading.type,
+        restored=(
+            counters.restored
+            + sum(ring.restored for ring in rings)
+            + (spool.restored if spool is not None else 0)
+        ),
         written=sum(ring.written for ring in rings),
         missed=sum(ring.missed for ring in rings),
         delivered=counters.delivered,
         rejected=counters.rejected,
-        dropped=dict(counters.dropped),
+        dropped=_add(dropped),
+        spooled=spool.metrics if spool is not None else 0,
         waiting=sum(ring.waiting for ring in rings),
         waiting_bytes=sum(ring.waiting_bytes for ring in rings),
         capacity_bytes=sum(ring.capacity_bytes for ring in rings),
         batches=counters.batches,
+        replayed=counters.replayed,
         attempts=counters.attempts,
         requests=dict(counters.requests),
         retries=counters.retries,
         splits=counters.splits,
         bytes_raw=counters.bytes_raw,
         bytes_sent=counters.bytes_sent,
+        opened=counters.opened,
         rings=rings,
+        spool=spool,
+        refused=_copy(RejectedAccount, reading.refused) if reading.refused is not None else None,
     )
+
+
+def _copy(account: type[S], counters: object) -> S:
+    """An account of counters that have the same names."""
+    return account(**{name: getattr(counters, name) for name in account.__struct_fields__})
 
 
 def _lane_problems(lanes: Sequence["LaneStats"], names: Mapping[int, tuple[str, str]]) -> Iterable[str]:
@@ -330,7 +240,7 @@ def _lane_problems(lanes: Sequence["LaneStats"], names: Mapping[int, tuple[str, 
 
 
 def _output_problems(output: OutputAccount) -> Iterable[str]:
-    """The second law for each ring, the third for the output."""
+    """The second law for each ring, the third for the output, the fourth for its spool."""
     for ring in output.rings:
         if ring.accepted != ring.written + ring.missed:
             yield (
@@ -338,11 +248,21 @@ def _output_problems(output: OutputAccount) -> Iterable[str]:
                 f"but {ring.written} written + {ring.missed} missed"
             )
     dropped = sum(output.dropped.values())
-    if output.written != output.delivered + output.rejected + output.waiting + dropped:
+    decided = output.delivered + output.rejected + dropped
+    if output.restored + output.written != decided + output.spooled + output.waiting:
         yield (
-            f"output {output.name}: {output.written} written, but {output.delivered} delivered + "
-            f"{output.rejected} rejected + {output.waiting} waiting + {dropped} dropped"
+            f"output {output.name}: {output.restored} restored + {output.written} written, but "
+            f"{output.delivered} delivered + {output.rejected} rejected + {output.spooled} spooled + "
+            f"{output.waiting} waiting + {dropped} dropped"
         )
+    spool = output.spool
+    if spool is not None:
+        dropped = sum(spool.dropped.values())
+        if spool.restored + spool.stored != spool.decided + dropped + spool.metrics:
+            yield (
+                f"spool of output {output.name}: {spool.restored} restored + {spool.stored} stored, but "
+                f"{spool.decided} decided + {dropped} dropped + {spool.metrics} in it"
+            )
 
 
 def _add(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:

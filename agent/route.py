@@ -5,15 +5,15 @@ there is a StatsD listener until the output leaves. Rings that an earlier proces
 write (:mod:`agent.rings`), belong to the route until they are empty.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 from agent._core import Ring, Waker
+from agent.accounts import DeliveryCounters, OutputReading, RejectedCounters, SpoolCounters
 from agent.config import Flush, InfluxOutput
 from agent.config import Output as OutputConfig
 from agent.flusher import Flusher
-from agent.ledger import DeliveryCounters, OutputReading
 from agent.outputs.base import Output
 from agent.rings import Form, Rings, let_go
 from agent.stores import Store, settle
@@ -220,6 +220,10 @@ def _without_space(stats: "RingStats") -> "RingStats":
     return {**stats, "capacity_bytes": 0, "slots_used": 0}
 
 
+Kept = Callable[[str], tuple[SpoolCounters | None, RejectedCounters | None]]
+"""Reads what an output has on disk, by its name."""
+
+
 @dataclass
 class Tally:
     """Counters of an output that add up over all its routes, those that ended included."""
@@ -227,12 +231,15 @@ class Tally:
     type: str = ""
     delivered: int = 0
     rejected: int = 0
+    restored: int = 0
     batches: int = 0
+    replayed: int = 0
     attempts: int = 0
     retries: int = 0
     splits: int = 0
     bytes_raw: int = 0
     bytes_sent: int = 0
+    opened: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     requests: dict[str, int] = field(default_factory=dict)
     rings: dict[str, "RingStats"] = field(default_factory=dict)
@@ -246,27 +253,21 @@ class Tally:
             setattr(self, name, getattr(self, name) + getattr(counters, name))
         _add(self.dropped, counters.dropped)
         _add(self.requests, counters.requests)
+        self.add_rings(rings)
+
+    def add_rings(self, rings: "Iterable[tuple[str, RingStats]]") -> None:
+        """Add the counters of rings, each with the thread that writes it."""
         for writer, stats in rings:
             known = self.rings.get(writer)
             total = dict(cast(Mapping[str, int], known)) if known is not None else {}
             _add(total, cast(Mapping[str, int], stats))
             self.rings[writer] = cast("RingStats", total)
 
-    def add_route(self, route: Route, ended: bool = False) -> None:
-        """Add what a route did so far. Of one that *ended*, nothing is said about space."""
-        # Deliveries first: what lies further up the stream is then never behind.
-        counters = Tally()
-        counters.add(route.config.type, route.flusher.counters)
-        rings = route.ring_stats()
-        if ended:
-            rings = [(writer, _without_space(stats)) for writer, stats in rings]
-        self.add(route.config.type, counters, rings)
 
-    def reading(self, name: str) -> OutputReading:
-        return OutputReading(name, self.type, self, self.rings)
-
-
-_NUMBERS = ("delivered", "rejected", "batches", "attempts", "retries", "splits", "bytes_raw", "bytes_sent")
+_NUMBERS = (
+    *("delivered", "rejected", "restored", "batches", "replayed", "attempts", "retries", "splits"),
+    *("bytes_raw", "bytes_sent", "opened"),
+)
 
 
 def _add(total: dict[str, int], part: Mapping[str, int]) -> None:
@@ -281,17 +282,28 @@ class Accounts:
         self._ended: dict[str, Tally] = {}
 
     def close(self, route: Route) -> None:
-        """Keep the counters of a route that ended, unless it never saw a metric."""
-        if not any(stats["accepted"] or stats["restored"] for _, stats in route.ring_stats()):
-            return
-        self._ended.setdefault(route.config.name, Tally()).add_route(route, ended=True)
+        """Keep the counters of a route that ended, but for space, unless nothing ever came to it."""
+        counters = route.flusher.counters
+        rings = [(writer, _without_space(stats)) for writer, stats in route.ring_stats()]
+        if any(stats["accepted"] or stats["restored"] for _, stats in rings) or counters.attempts:
+            self._ended.setdefault(route.config.name, Tally()).add(route.config.type, counters, rings)
 
-    def readings(self, routes: Sequence[Route]) -> Iterable[OutputReading]:
-        """Everything that ended, and the given routes on top of it."""
+    def readings(
+        self, routes: Sequence[Route], kept: Kept = lambda name: (None, None)
+    ) -> list[OutputReading]:
+        """Everything that ended, the given routes on top of it, and what each output has *kept* on disk."""
         tallies: dict[str, Tally] = {}
         for name, ended in self._ended.items():
             tallies[name] = Tally()
             tallies[name].add(ended.type, ended, ended.rings.items())
+        # Against the stream: what lies further up is then never behind.
         for route in routes:
-            tallies.setdefault(route.config.name, Tally()).add_route(route)
-        return [tally.reading(name) for name, tally in tallies.items()]
+            tally = tallies.setdefault(route.config.name, Tally())
+            tally.add(route.config.type, route.flusher.counters)
+        stores = {name: kept(name) for name in tallies}
+        for route in routes:
+            tallies[route.config.name].add_rings(route.ring_stats())
+        return [
+            OutputReading(name, tally.type, tally, tally.rings, *stores[name])
+            for name, tally in tallies.items()
+        ]

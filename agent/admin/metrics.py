@@ -16,8 +16,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from agent import __version__, _core
+from agent.accounts import AggregationAccount, LaneAccount, ListenerAccount, OutputAccount
 from agent.admin.status import OutputState, Provider, ServiceStatus
-from agent.ledger import AggregationAccount, LaneAccount, Ledger, ListenerAccount, OutputAccount
+from agent.ledger import Ledger
 
 # (name, help, value). What is read of each listener, lane and output is a table, so that a name, its
 # meaning and its source stand in one line.

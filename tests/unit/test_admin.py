@@ -18,11 +18,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agent import ledger
 from agent._core import Lane, Ring, Waker
+from agent.accounts import OutputReading
 from agent.admin import server
 from agent.admin.server import Admin, start
 from agent.admin.status import OutputState, ReloadOutcome, ReloadStatus, ServiceStatus
 from agent.errors import ControlError
-from agent.ledger import OutputReading
 
 NAME = 'in "quotes" \\ and\nlines'
 """A listener's name that has every character which the text format escapes."""
@@ -34,12 +34,15 @@ class Counters:
 
     delivered: int = 0
     rejected: int = 0
+    restored: int = 0
     batches: int = 0
+    replayed: int = 0
     attempts: int = 7
     retries: int = 0
     splits: int = 0
     bytes_raw: int = 0
     bytes_sent: int = 0
+    opened: int = 0
     dropped: dict[str, int] = field(default_factory=lambda: {"drain_timeout": 0})
     requests: dict[str, int] = field(default_factory=lambda: {"2xx": 5, "error": 2})
 
@@ -215,7 +218,9 @@ def test_status_shows_service_and_ledger(tmp_path: Path) -> None:
         running.service.counters.delivered = 1
         found = json.loads((await running.get("/api/status"))[1])
         assert found["ledger"]["balance"] == "broken"
-        assert found["ledger"]["problems"][0].startswith("output influx: 0 written, but 1 delivered")
+        assert found["ledger"]["problems"][0].startswith(
+            "output influx: 0 restored + 0 written, but 1 delivered"
+        )
 
     run(tmp_path, body)
 

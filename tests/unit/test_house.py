@@ -31,6 +31,7 @@ MODULES = (
     "agent.config_checks",
     "agent.config",
     "agent.config_toml",
+    "agent.accounts",
     "agent.ledger",
     "agent.outputs.base",
     "agent.outputs.null",

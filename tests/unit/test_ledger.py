@@ -6,13 +6,17 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, repeat
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent import ledger
 from agent._core import Lane, Ring, Waker
-from agent.ledger import Ledger, OutputReading
+from agent.accounts import AggregationAccount, OutputReading, RingAccount
+from agent.ledger import Ledger
+from agent.rejected import RejectedCounters
+from agent.spool_file import SpoolCounters
 from tests.conftest import wait_until
 
 
@@ -22,12 +26,15 @@ class Counters:
 
     delivered: int = 0
     rejected: int = 0
+    restored: int = 0
     batches: int = 0
+    replayed: int = 0
     attempts: int = 0
     retries: int = 0
     splits: int = 0
     bytes_raw: int = 0
     bytes_sent: int = 0
+    opened: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     requests: dict[str, int] = field(default_factory=dict)
 
@@ -111,7 +118,8 @@ def test_a_delivery_that_forgets_a_metric_breaks_the_third_law(pipe: Pipe) -> No
     pipe.deliver(0)
     pipe.counters[0].delivered -= 1
     assert pipe.read().balance() == [
-        "output roomy: 2 written, but 1 delivered + 0 rejected + 0 waiting + 0 dropped"
+        "output roomy: 0 restored + 2 written, "
+        "but 1 delivered + 0 rejected + 0 spooled + 0 waiting + 0 dropped"
     ]
     pipe.counters[0].rejected += 1
     assert pipe.read().balance() == []
@@ -136,13 +144,54 @@ def edited(pipe: Pipe, **changes: int) -> list[str]:
         ({"listener_received": 1}, "listener door, lane 0: 3 received, but 2 accepted + 0 dropped"),
         ({"lane_accepted": -1}, "lane 0: 1 accepted, but 2 by its listeners"),
         ({"ring_missed": 1}, "output o, ring of lane-0: 2 accepted, but 2 written + 1 missed"),
-        ({"ring_waiting": -2}, "output o: 2 written, but 0 delivered + 0 rejected + 0 waiting + 0 dropped"),
+        (
+            {"ring_waiting": -2},
+            "output o: 0 restored + 2 written, "
+            "but 0 delivered + 0 rejected + 0 spooled + 0 waiting + 0 dropped",
+        ),
     ],
 )
 def test_each_law_is_checked(pipe: Pipe, changes: dict[str, int], problem: str) -> None:
     pipe.send(b"m v=1\nm v=2")
     assert edited(pipe) == []
     assert edited(pipe, **changes) == [problem]
+
+
+def left_ring(folder: Path, *lines: bytes) -> Ring:
+    """A ring in which an earlier process has left *lines*."""
+    path = str(folder / "left.ring")
+    before = Ring(path, 1 << 20, Waker())
+    for line in lines:
+        assert before.put(line)
+    before.close(unlink=False)
+    return Ring.adopt(path, Waker(), torn=3)
+
+
+def test_what_is_restored_counts_like_what_is_written(tmp_path: Path) -> None:
+    ring = left_ring(tmp_path, b"m v=1 1\n", b"m v=2 2\n")
+    assert ring.put(b"m v=3 3\n")
+    spool = SpoolCounters(restored=10, stored=5, decided=2, dropped={"spool_full": 4}, metrics=9, files=2)
+    # In the ring 3 metrics wait and 3 are torn; the spool got 5 out of a ring that is gone; 1 was brought.
+    gone: Any = dict.fromkeys(RingAccount.__struct_fields__, 0) | {"accepted": 5, "written": 5}
+    counters = Counters(delivered=3, restored=1)
+    rings: Any = {"lane-0": ring.stats(), "lane-1": gone}
+    read = ledger.read({}, [], [OutputReading("o", "influxdb", counters, rings, spool, RejectedCounters())])
+    assert read.balance() == []
+    [output] = read.outputs
+    assert (output.restored, output.written, output.waiting, output.spooled) == (16, 6, 3, 9)
+    assert output.dropped == {"ring_torn": 3, "spool_full": 4}
+    assert output.spool is not None and (output.spool.files, output.spool.metrics) == (2, 9)
+    assert output.refused is not None and output.refused.files == 0
+    assert (output.rings[0].restored, output.rings[0].torn) == (5, 3)
+
+
+def test_a_spool_that_forgets_a_metric_breaks_the_fourth_law() -> None:
+    spool = SpoolCounters(restored=2, stored=1, decided=1, metrics=1)
+    counters = Counters(delivered=1)
+    reading = OutputReading("o", "influxdb", counters, {}, spool)
+    assert ledger.read({}, [], [reading]).balance() == [
+        "spool of output o: 2 restored + 1 stored, but 1 decided + 0 dropped + 1 in it"
+    ]
 
 
 def test_lanes_and_rings_are_added_up_by_listener_and_output(pipe: Pipe) -> None:
@@ -160,7 +209,7 @@ def test_what_was_aggregated_stands_beside_the_listener(pipe: Pipe) -> None:
     stats: Any = {"series": 1, "samples": 2, "points": 3, "ring_full": 4, "expired": 5, "bytes": 6}
     lanes = [pipe.lane.stats()]
     with_it = ledger.read({3: ("door", "")}, lanes, [], {3: stats})
-    assert with_it.listeners[0].aggregation == ledger.AggregationAccount(**stats)
+    assert with_it.listeners[0].aggregation == AggregationAccount(**stats)
     # Points are other metrics than the samples that they stand for: no law puts them beside each other.
     assert with_it.balance() == []
     assert ledger.read({3: ("door", "")}, lanes, []).listeners[0].aggregation is None
@@ -173,7 +222,7 @@ def test_a_listener_without_a_name_is_shown_by_its_number(pipe: Pipe) -> None:
 
 
 def unbalanced(written: int) -> Ledger:
-    ring: Any = dict.fromkeys(ledger.RingAccount.__struct_fields__, 0)
+    ring: Any = dict.fromkeys(RingAccount.__struct_fields__, 0)
     ring |= {"accepted": written, "written": written}
     return ledger.read({}, [], [OutputReading("o", "null", Counters(), {"lane-0": ring})])
 
