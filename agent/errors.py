@@ -53,6 +53,14 @@ class ControlError(PenstockError):
     """The running agent could not be reached, or refused what it was asked to do."""
 
 
+class NoAgentError(ControlError):
+    """No agent is running there."""
+
+
+class StoreError(PenstockError):
+    """A file of a spool or of rejected metrics could not be read, brought back or removed."""
+
+
 class RingError(PenstockError):
     """A ring file that an earlier process left cannot be adopted as it is.
 

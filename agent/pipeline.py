@@ -35,6 +35,7 @@ from agent.config import Output as OutputConfig
 from agent.door import Door, aggregator_for, number_listeners, place, sources
 from agent.errors import ConfigError, ListenError, OutputError, Problem
 from agent.listeners import (
+from agent.keeping import Keeper
     BoundSocket,
     Pool,
     close_sockets,
@@ -179,6 +180,15 @@ class Pipeline:
         return [lane.stats()["beats"] for lane in self._lanes]
 
     def failures(self) -> list[str]:
+    def keepers(self) -> dict[str, Keeper]:
+        """What the outputs keep on disk, for commands, by name."""
+        stores = {route.config.name: (route.store, route.flusher.inject) for route in self.routes()}
+        return {
+            name: Keeper(name, store.spool, store.rejected, inject)
+            for name, (store, inject) in stores.items()
+            if store is not None and (store.spool is not None or store.rejected is not None)
+        }
+
         """Which threads ended that should run, and why; empty if all is well."""
         dead = [route.config.name for route in self.layout.routes if not route.flusher.alive]
         failures = [*self._lane_errors, *(f"the flusher of output {name} ended" for name in dead)]

@@ -222,10 +222,31 @@ class Rejected:
         with self._lock:
             self._enforce()
 
+    def hold(self, name: str) -> bool:
+        """Keep a file from being removed until :meth:`let_go`. False if it is not there, or held already."""
+        with self._lock:
+            return metrics_of(name) is not None and self._index.hold(name)
+
+    def let_go(self, name: str, remove: bool) -> None:
+        """Give up a file that is held; *remove* it, with its reasons, or leave it there."""
+        with self._lock:
+            self._index.give_back(name)
+            if remove:
+                self._stock.drop_named(name, "command")
+
     def remove(self, name: str) -> bool:
         """Remove the file of that name, with its reasons, as a person wants it. False if it is not there."""
         with self._lock:
             return metrics_of(name) is not None and self._stock.drop_named(name, "command")
+
+    def remove_before(self, before_ns: float) -> int:
+        """Remove what was refused before *before_ns* (since 1970); returns how many files."""
+        removed, more = 0, True
+        while more:
+            with self._lock:
+                more = self._stock.drop_oldest("command", before_ns) > 0
+            removed += more
+        return removed
 
     def reconfigure(self, settings: RejectedTable, target: str = "") -> None:
         """Use other settings from now on."""

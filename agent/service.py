@@ -28,6 +28,7 @@ from agent.admin.server import start as start_admin
 from agent.admin.status import OutputState, ReloadOutcome, ReloadStatus, ServiceStatus
 from agent.config import DEFAULT_PATH, Config, InfluxOutput, diff, load
 from agent.errors import EXIT_FAILURE, EXIT_OK, ConfigError, ControlError, PenstockError
+from agent.keeping import Keeper
 from agent.ledger import Ledger, settle
 from agent.lock import FolderLock
 from agent.pipeline import Pipeline
@@ -89,6 +90,9 @@ class Service:
         if self._state not in ("running", "reloading"):
             return [f"the agent is {self._state}"]
         return self._pipeline.failures()
+
+    def keepers(self) -> dict[str, Keeper]:
+        return self._pipeline.keepers()
 
     async def reload(self) -> ReloadOutcome:
         """Read the configuration again and put it to work, or say why not.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from agent.errors import ControlError
+from agent.errors import ControlError, NoAgentError
 
 _ANSWER_BYTES_MAX = 64 << 20
 
@@ -37,9 +37,9 @@ def ask(where: str, method: str, path: str, timeout: float) -> tuple[int, Any]:
         answer = connection.getresponse()
         body = answer.read(_ANSWER_BYTES_MAX)
     except FileNotFoundError as error:
-        raise ControlError(f"no agent is running here: there is no {where}") from error
+        raise NoAgentError(f"no agent is running here: there is no {where}") from error
     except ConnectionRefusedError as error:
-        raise ControlError(f"no agent is running here: nobody listens on {where}") from error
+        raise NoAgentError(f"no agent is running here: nobody listens on {where}") from error
     except PermissionError as error:
         raise ControlError(f"{where}: permission denied; ask as the user that the agent runs as") from error
     except TimeoutError as error:

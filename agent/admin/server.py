@@ -19,6 +19,7 @@ from aiohttp import web
 
 from agent.admin import CONTROL_SOCKET as CONTROL_SOCKET
 from agent.admin.guard import Guard, Guards
+from agent.admin.keep import add_routes
 from agent.admin.status import Provider, ReloadOutcome, document
 from agent.errors import ControlError
 

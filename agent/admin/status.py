@@ -12,6 +12,7 @@ import msgspec
 
 from agent import __version__
 from agent.ledger import Ledger, settle
+from agent.keeping import Keeper
 
 
 class ReloadOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +81,9 @@ class Provider(Protocol):
         """Why nothing can be received now, one line each; empty if it can. Never speaks of the database."""
 
     async def reload(self) -> ReloadOutcome:
+    def keepers(self) -> Mapping[str, Keeper]:
+        """What keeps something on disk, by the name of its output."""
+
         """Read the config again and put it to work, or say why not. Reloads run one after the other."""
 
 
