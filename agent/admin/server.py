@@ -191,6 +191,8 @@ def _application(provider: Provider, control: bool) -> web.Application:
     app.router.add_get("/metrics", handlers.metrics)
     app.router.add_get("/api/status", handlers.status)
     app.router.add_post("/api/reload", handlers.reload)
+    if control:
+        add_routes(app, provider)
     return app
 
 

@@ -6,6 +6,7 @@ The service is written after this package, so what the admin HTTP wants of it st
 
 import os
 import time
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import msgspec
