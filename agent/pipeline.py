@@ -29,13 +29,14 @@ from pathlib import Path
 
 from agent import ledger
 from agent._core import Lane
+from agent.accounts import RejectedCounters, SpoolCounters
 from agent.aggregation import Ticker, settings
 from agent.config import Config, InfluxOutput, Listen
 from agent.config import Output as OutputConfig
 from agent.door import Door, aggregator_for, number_listeners, place, sources
 from agent.errors import ConfigError, ListenError, OutputError, Problem
-from agent.listeners import (
 from agent.keeping import Keeper
+from agent.listeners import (
     BoundSocket,
     Pool,
     close_sockets,
@@ -158,16 +159,35 @@ class Pipeline:
         """One reading of all counters, those of outputs that ended included."""
         with self._lock:
             routes = [*self._retiring, *self.layout.routes]
-            outputs = list(self._accounts.readings(routes))
+            outputs = self._accounts.readings(routes, self._kept)
             names = dict(self.layout.names)
         aggregates = self._ticker.readings()
         return ledger.read(names, [lane.stats() for lane in self._lanes], outputs, aggregates)
+
+    def _kept(self, name: str) -> tuple[SpoolCounters | None, RejectedCounters | None]:
+        """What the output of that name has on disk."""
+        store = self._stores.get(name) if self._stores is not None else None
+        if store is None:
+            return None, None
+        return (
+            store.spool.counters if store.spool is not None else None,
+            store.rejected.counters if store.rejected is not None else None,
+        )
 
     def routes(self) -> list[Route]:
         """The routes that deliver: those of the config, and others that are still being emptied."""
         with self._lock:
             by_name = {route.config.name: route for route in (*self._retiring, *self.layout.routes)}
         return list(by_name.values())
+
+    def keepers(self) -> dict[str, Keeper]:
+        """What the outputs keep on disk, for commands, by name."""
+        stores = {route.config.name: (route.store, route.flusher.inject) for route in self.routes()}
+        return {
+            name: Keeper(name, store.spool, store.rejected, inject)
+            for name, (store, inject) in stores.items()
+            if store is not None and (store.spool is not None or store.rejected is not None)
+        }
 
     def look_after(self) -> None:
         """Let go of rings that an earlier process left and that are empty by now. For once a second."""
@@ -180,15 +200,6 @@ class Pipeline:
         return [lane.stats()["beats"] for lane in self._lanes]
 
     def failures(self) -> list[str]:
-    def keepers(self) -> dict[str, Keeper]:
-        """What the outputs keep on disk, for commands, by name."""
-        stores = {route.config.name: (route.store, route.flusher.inject) for route in self.routes()}
-        return {
-            name: Keeper(name, store.spool, store.rejected, inject)
-            for name, (store, inject) in stores.items()
-            if store is not None and (store.spool is not None or store.rejected is not None)
-        }
-
         """Which threads ended that should run, and why; empty if all is well."""
         dead = [route.config.name for route in self.layout.routes if not route.flusher.alive]
         failures = [*self._lane_errors, *(f"the flusher of output {name} ended" for name in dead)]

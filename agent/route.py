@@ -285,7 +285,8 @@ class Accounts:
         """Keep the counters of a route that ended, but for space, unless nothing ever came to it."""
         counters = route.flusher.counters
         rings = [(writer, _without_space(stats)) for writer, stats in route.ring_stats()]
-        if any(stats["accepted"] or stats["restored"] for _, stats in rings) or counters.attempts:
+        kept = route.store is not None and route.store.spool is not None
+        if kept or any(stats["accepted"] or stats["restored"] for _, stats in rings):
             self._ended.setdefault(route.config.name, Tally()).add(route.config.type, counters, rings)
 
     def readings(
