@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import msgspec
 
 from agent import __version__
-from agent.ledger import Ledger, settle
 from agent.keeping import Keeper
+from agent.ledger import Ledger, settle
 
 
 class ReloadOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,10 +81,10 @@ class Provider(Protocol):
     def ready(self) -> list[str]:
         """Why nothing can be received now, one line each; empty if it can. Never speaks of the database."""
 
-    async def reload(self) -> ReloadOutcome:
     def keepers(self) -> Mapping[str, Keeper]:
         """What keeps something on disk, by the name of its output."""
 
+    async def reload(self) -> ReloadOutcome:
         """Read the config again and put it to work, or say why not. Reloads run one after the other."""
 
 
