@@ -29,6 +29,7 @@ from pathlib import Path
 
 from agent import ledger
 from agent._core import Lane
+from agent.accounts import RejectedCounters, SpoolCounters
 from agent.aggregation import Ticker, settings
 from agent.config import Config, InfluxOutput, Listen
 from agent.config import Output as OutputConfig
@@ -158,10 +159,20 @@ class Pipeline:
         """One reading of all counters, those of outputs that ended included."""
         with self._lock:
             routes = [*self._retiring, *self.layout.routes]
-            outputs = list(self._accounts.readings(routes))
+            outputs = self._accounts.readings(routes, self._kept)
             names = dict(self.layout.names)
         aggregates = self._ticker.readings()
         return ledger.read(names, [lane.stats() for lane in self._lanes], outputs, aggregates)
+
+    def _kept(self, name: str) -> tuple[SpoolCounters | None, RejectedCounters | None]:
+        """What the output of that name has on disk."""
+        store = self._stores.get(name) if self._stores is not None else None
+        if store is None:
+            return None, None
+        return (
+            store.spool.counters if store.spool is not None else None,
+            store.rejected.counters if store.rejected is not None else None,
+        )
 
     def routes(self) -> list[Route]:
         """The routes that deliver: those of the config, and others that are still being emptied."""
