@@ -45,6 +45,9 @@ OVERLOADED = frozenset((429, 502, 503, 504))
 RETRY_AFTER_MAX = 3600.0
 """Seconds. No server can silence an output for longer at a time."""
 
+ALONE_MAX = 32
+"""So few lines that are all refused, perhaps for different reasons, are sent alone to learn each reason."""
+
 _DROPPED = re.compile(r" dropped=(\d{1,9})$")
 _PARTIAL = "partial write: "
 
@@ -118,8 +121,11 @@ def _judge(version: int, status: int, text: str, data: object, payload: Payload)
 def _judge_dropped(text: str, dropped: int, lines: Sequence[bytes]) -> _Judgement:
     """The same where so many lines were *dropped*, for *text* or for another reason."""
     suspected = suspects(text, dropped, lines)
-    if dropped >= len(lines) and len(suspected) in (0, len(lines)):
-        return Kind.REJECT, (), ()
+    if dropped >= len(lines):
+        # All are refused. The reason is that of all if they are alike, or so many that it must do for all.
+        alike = len(suspected) == len(lines) or len(lines) == 1
+        if alike or (not suspected and len(lines) > ALONE_MAX):
+            return Kind.REJECT, (), ()
     return Kind.SPLIT, (), suspected if len(suspected) < len(lines) else ()
 
 

@@ -134,7 +134,8 @@ class FakeInfluxDB(socketserver.ThreadingTCPServer):
         self.tls = tls
         self.prefix = prefix
         self.refuse: Callable[[bytes], str] = lambda line: ""
-        """Why a line is refused: ``parse`` (it cannot be read), ``conflict`` (it does not fit), or empty."""
+        """Why a line is refused, or empty: ``parse`` or ``parse: REASON`` where it cannot be read,
+        ``conflict`` where it does not fit, or another reason in full."""
         self.rule: Callable[[], Answer | None] = lambda: None
         """Asked for each request for which nothing is scripted."""
         self.lines: set[bytes] = set()
@@ -226,7 +227,7 @@ class FakeInfluxDB(socketserver.ThreadingTCPServer):
         reasons = [self.refuse(line) for line in lines]
         good = {line for line, reason in zip(lines, reasons, strict=True) if not reason}
         bad = [
-            (number, line.decode(errors="replace").rstrip("\n"), reason)
+            _Refused(number, line.decode(errors="replace").removesuffix("\n"), reason)
             for number, (line, reason) in enumerate(zip(lines, reasons, strict=True), 1)
             if reason
         ]
@@ -236,42 +237,65 @@ class FakeInfluxDB(socketserver.ThreadingTCPServer):
         with self._lock:
             self.lines |= good
 
-    def _write_1(self, good: set[bytes], bad: list[tuple[int, str, str]]) -> tuple[int, bytes]:
-        unread = "\n".join(f"unable to parse '{line}': bad" for _, line, why in bad if why == "parse")
-        unfit = sum(why == "conflict" for _, _, why in bad)
+    def _write_1(self, good: set[bytes], bad: list["_Refused"]) -> tuple[int, bytes]:
+        unread = "\n".join(f"unable to parse '{one.line}': {one.text}" for one in bad if one.unread)
+        unfit = [one for one in bad if not one.unread]
         self._store(good)
         if unfit:
-            text = f'partial write: field type conflict: input field "v" is wrong dropped={unfit}'
+            # Of the lines that it could not read it says nothing then.
+            text = _partial(unfit)
         elif unread:
             text = f"partial write: {unread} dropped=0" if good else unread
         else:
             return 204, b""
         return 400, json.dumps({"error": text}).encode() + b"\n"
 
-    def _write_2(self, good: set[bytes], bad: list[tuple[int, str, str]]) -> tuple[int, bytes]:
-        if unread := [f"unable to parse '{line}': bad" for _, line, why in bad if why == "parse"]:
+    def _write_2(self, good: set[bytes], bad: list["_Refused"]) -> tuple[int, bytes]:
+        if unread := [f"unable to parse '{one.line}': {one.text}" for one in bad if one.unread]:
             return 400, json.dumps({"code": "invalid", "message": "\n".join(unread)}).encode()
         self._store(good)
         if not bad:
             return 204, b""
-        text = f"failure writing points to database: partial write: past retention dropped={len(bad)}"
+        text = f"failure writing points to database: {_partial(bad)}"
         return 422, json.dumps({"code": "unprocessable entity", "message": text}).encode()
 
-    def _write_3(self, good: set[bytes], bad: list[tuple[int, str, str]]) -> tuple[int, bytes]:
+    def _write_3(self, good: set[bytes], bad: list["_Refused"]) -> tuple[int, bytes]:
         self._store(good)
         if not bad:
             return 204, b""
         data = [
-            {"original_line": line, "line_number": number, "error_message": f"invalid line: {why}"}
-            for number, line, why in bad
+            {"original_line": one.line, "line_number": one.number, "error_message": one.text} for one in bad
         ]
         return 400, json.dumps({"error": "partial write of line protocol occurred", "data": data}).encode()
+
+
+class _Refused:
+    """One line that is refused."""
+
+    def __init__(self, number: int, line: str, reason: str) -> None:
+        self.number, self.line = number, line
+        self.unread = reason.startswith("parse")
+        if self.unread:
+            self.text = reason.removeprefix("parse").removeprefix(": ") or "bad"
+        elif reason == "conflict":
+            self.text = 'field type conflict: input field "v" is wrong'
+        else:
+            self.text = reason
+
+
+def _partial(refused: list[_Refused]) -> str:
+    """What versions 1 and 2 say: why the first one was refused, and how many for something like that."""
+    kind = refused[0].text.partition(":")[0]
+    count = sum(one.text.partition(":")[0] == kind for one in refused)
+    return f"partial write: {refused[0].text} dropped={count}"
 
 
 class _Handler(BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
+    # Head and body of an answer are written one after the other, and none waits for an acknowledgement.
+    disable_nagle_algorithm = True
     server: FakeInfluxDB
 
     def setup(self) -> None:

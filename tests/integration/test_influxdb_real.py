@@ -20,7 +20,7 @@ def deliver(server, database, body, **settings):
     delivery = Delivery(output)
     ring = Ring(None, 8 << 20, Waker(), unsigned=False)
     ring.put(body, body.count(b"\n"))
-    delivery.deliver(ring.take(1 << 30, 1 << 30, True))
+    delivery.deliver(delivery.live(ring.take(1 << 30, 1 << 30, True)))
     output.close()
     counters, stats = delivery.counters, ring.stats()
     assert stats["waiting"] == 0 and stats["written"] == counters.delivered + counters.rejected
@@ -111,7 +111,7 @@ def test_a_database_that_is_not_there_is_waited_for(server):
     delivery = Delivery(output)
     ring = Ring(None, 1 << 20, Waker(), unsigned=False)
     ring.put(b"m f=1 1\n", 1)
-    thread = threading.Thread(target=delivery.deliver, args=(ring.take(1 << 20, 10, True),))
+    thread = threading.Thread(target=delivery.deliver, args=(delivery.live(ring.take(1 << 20, 10, True)),))
     thread.start()
     wait_until(lambda: delivery.health.state == "holding")
     assert "database not found" in delivery.health.last_error
@@ -130,7 +130,7 @@ def test_a_restart_of_the_server_costs_nothing_but_time(tmp_path):
 
         def deliver_one(n):
             ring.put(b"m f=1 %d\n" % n, 1)
-            delivery.deliver(ring.take(1 << 20, 10, True))
+            delivery.deliver(delivery.live(ring.take(1 << 20, 10, True)))
 
         deliver_one(1)
         server.stop()

@@ -17,6 +17,7 @@ from agent.delivery import Delivery
 from agent.errors import OutputError
 from agent.outputs import make
 from agent.outputs.base import Kind
+from agent.task import DEFAULTS
 from tests.conftest import wait_until
 from tests.integration.fake_influxdb import Answer, FakeInfluxDB
 
@@ -70,9 +71,13 @@ class Bench:
 
     def deliver(self, lines):
         batch = self.batch(lines)
-        self.delivery.deliver(batch)
+        self.take(batch)
         assert batch.released
         return self.delivery.counters
+
+    def take(self, batch):
+        """Deliver one, whatever it takes."""
+        assert self.delivery.deliver(self.delivery.live(batch))
 
     def close(self):
         self.output.close()
@@ -127,7 +132,7 @@ def test_several_requests_are_under_way_at_once_and_batches_come_back_in_any_ord
     with ThreadPoolExecutor(4) as threads:
         done = []
         for n, batch in enumerate(batches):
-            done.append(threads.submit(bench.delivery.deliver, batch))
+            done.append(threads.submit(bench.take, batch))
             wait_until(lambda n=n: len(server._script) == 3 - n, what="the request to arrive")
         for gate, future in reversed(list(zip(gates, done, strict=True))):
             gate.set()
@@ -151,11 +156,11 @@ def test_a_wrong_token_is_mended_by_a_new_output_without_waiting(server, caplog)
         server, **({"password": "wrong"} if server.version == 1 else {"token": "wrong"}), retry_max=600
     )
     batch = bench.batch(some_lines(5))
-    thread = threading.Thread(target=bench.delivery.deliver, args=(batch,))
+    thread = threading.Thread(target=bench.take, args=(batch,))
     thread.start()
     wait_until(lambda: bench.delivery.health.state == "holding")
     assert not batch.released and bench.delivery.counters.delivered == 0
-    bench.delivery.reconfigure(mended := make(config(server)))
+    bench.delivery.reconfigure(mended := make(config(server)), DEFAULTS, None)
     thread.join(10)
     assert batch.released and bench.delivery.counters.delivered == 5
     mended.close()
@@ -188,10 +193,10 @@ def test_retry_after_holds_back_all_batches(server, bench, status):
     server.rule = lambda: times.append(time.monotonic())
     started = time.monotonic()
     first, second = bench.batch(some_lines(2)), bench.batch(some_lines(2, 2))
-    thread = threading.Thread(target=bench.delivery.deliver, args=(first,))
+    thread = threading.Thread(target=bench.take, args=(first,))
     thread.start()
     wait_until(lambda: bench.delivery.health.state == "retrying")
-    bench.delivery.deliver(second)
+    bench.take(second)
     thread.join(10)
     assert len(times) == 2 and min(times) - started >= 0.3
     assert bench.delivery.counters.requests == {f"{status // 100}xx": 1, "2xx": 2}
@@ -263,9 +268,7 @@ def test_a_pool_of_dead_connections_is_no_failure_either(server):
     gate = threading.Event()
     server.script(*[Answer(gate=gate)] * 3)
     with ThreadPoolExecutor(3) as threads:
-        futures = [
-            threads.submit(bench.delivery.deliver, bench.batch(some_lines(2, 2 * n))) for n in range(3)
-        ]
+        futures = [threads.submit(bench.take, bench.batch(some_lines(2, 2 * n))) for n in range(3)]
         wait_until(lambda: not server._script)
         gate.set()
         [future.result(10) for future in futures]
@@ -276,7 +279,7 @@ def test_a_pool_of_dead_connections_is_no_failure_either(server):
     server.drop_connections()
     batches = [bench.batch(some_lines(2, 8 + 2 * n)) for n in range(9)]
     with ThreadPoolExecutor(3) as threads:
-        list(threads.map(bench.delivery.deliver, batches))
+        list(threads.map(bench.take, batches))
     counters = bench.delivery.counters
     assert (counters.delivered, counters.retries) == (26, 0) and server.connections <= 7
     bench.close()
@@ -437,7 +440,7 @@ def test_the_ledger_balances_under_random_faults(server, seed):
     batches = [bench.batch(some_lines(100, start)) for start in range(0, 4000, 100)]
     chance.shuffle(batches)
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(bench.delivery.deliver, batches))
+        list(threads.map(bench.take, batches))
     counters, ring = bench.delivery.counters, bench.ring.stats()
     assert ring["waiting"] == 0 and counters.batches == 40
     assert counters.delivered + counters.rejected == 4000

@@ -7,7 +7,7 @@ import pytest
 from urllib3 import HTTPHeaderDict
 
 from agent.outputs.base import TEXT_CHARS_MAX, Kind, Payload, Refusal, one_line
-from agent.outputs.verdicts import RETRY_AFTER_MAX, classify
+from agent.outputs.verdicts import ALONE_MAX, RETRY_AFTER_MAX, classify
 
 VERSIONS = (1, 2, 3)
 
@@ -160,6 +160,14 @@ def test_all_lines_dropped_is_a_rejection(dropped):
     assert verdict(1, 400, {"error": f"partial write: conflict dropped={dropped}"}).kind is Kind.REJECT
     text = 'field type conflict: input field "f" on measurement "m" is type integer, already exists as'
     assert verdict(1, 400, {"error": f"partial write: {text} dropped={dropped}"}).kind is Kind.REJECT
+
+
+def test_a_few_lines_that_are_all_dropped_are_asked_for_one_by_one():
+    """Each may have its own reason, and only that of one is given."""
+    for count in (1, 2, ALONE_MAX, ALONE_MAX + 1):
+        error = f"partial write: max-series-per-database limit exceeded: (1) dropped={count}"
+        alone = Kind.SPLIT if 1 < count <= ALONE_MAX else Kind.REJECT
+        assert verdict(1, 400, {"error": error}, count).kind is alone
 
 
 def test_all_lines_dropped_for_reasons_of_which_one_is_given_are_told_apart():
