@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 import click
 
+from agent import cli_keep
+from agent.cli_options import config_option, control_socket, socket_option
 from agent.errors import EXIT_CONFIG, EXIT_FAILURE, ConfigError, ControlError, PenstockError
 
 if TYPE_CHECKING:
@@ -38,27 +40,13 @@ class _Group(click.Group):
             ctx.exit(EXIT_FAILURE)
 
 
-_config_option = click.option(
-    "-c",
-    "--config",
-    "path",
-    type=click.Path(path_type=Path),
-    help="Configuration file, instead of /etc/penstock/penstock.toml; conf.d is looked for beside it.",
-)
-_socket_option = click.option(
-    "--socket",
-    type=click.Path(path_type=Path),
-    help="Control socket of the agent, instead of the one in the configuration's runtime_dir.",
-)
-
-
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def cli() -> None:
     """Takes metrics at the speed of the kernel and delivers them to InfluxDB."""
 
 
 @cli.command()
-@_config_option
+@config_option
 @click.option(
     "--hints/--no-hints", default=None, help="Say where to send and where to look. [default: on a terminal]"
 )
@@ -80,7 +68,7 @@ def run(ctx: click.Context, path: Path | None, hints: bool | None) -> None:
 
 
 @cli.command()
-@_config_option
+@config_option
 def check(path: Path | None) -> None:
     """Check the configuration; every problem is printed with its place, and the exit code is then 78."""
     from agent.config import DEFAULT_PATH, load
@@ -95,7 +83,7 @@ def check(path: Path | None) -> None:
 
 
 @cli.command("config")
-@_config_option
+@config_option
 @click.option("--defaults", is_flag=True, help="Also the keys that have their default.")
 def show_config(path: Path | None, defaults: bool) -> None:
     """Print the configuration as it is understood: conf.d merged, references filled in, secrets masked."""
@@ -106,8 +94,8 @@ def show_config(path: Path | None, defaults: bool) -> None:
 
 
 @cli.command()
-@_config_option
-@_socket_option
+@config_option
+@socket_option
 @click.option("--url", help="Ask over HTTP at this address instead, such as http://127.0.0.1:8690.")
 @click.option("--json", "as_json", is_flag=True, help="The document of /api/status as it is.")
 @click.pass_context
@@ -120,7 +108,7 @@ def status(
     """
     from agent.admin.client import ask
 
-    code, document = ask(url or _control_socket(path, socket), "GET", "/api/status", _STATUS_TIMEOUT)
+    code, document = ask(url or control_socket(path, socket), "GET", "/api/status", _STATUS_TIMEOUT)
     if code != 200:
         raise ControlError(f"the agent answers {code}: {document}")
     if as_json:
@@ -139,8 +127,8 @@ def status(
 
 
 @cli.command()
-@_config_option
-@_socket_option
+@config_option
+@socket_option
 @click.option(
     "--wait/--no-wait", default=True, help="Return when the new configuration is live. [default: wait]"
 )
@@ -152,7 +140,7 @@ def reload(ctx: click.Context, path: Path | None, socket: Path | None, wait: boo
     """
     from agent.admin.client import ask
 
-    where = _control_socket(path, socket)
+    where = control_socket(path, socket)
     code, answer = ask(where, "POST", f"/api/reload?wait={int(wait)}", _RELOAD_TIMEOUT)
     if code == 202:
         click.echo("asked; penstock status tells what came of it")
@@ -169,6 +157,10 @@ def reload(ctx: click.Context, path: Path | None, socket: Path | None, wait: boo
         raise ControlError(f"the agent answers {code}: {answer}")
 
 
+for group in cli_keep.GROUPS:
+    cli.add_command(group)
+
+
 @cli.command()
 def version() -> None:
     """Print the version."""
@@ -177,22 +169,6 @@ def version() -> None:
     from agent import __version__, _core
 
     click.echo(f"penstock {__version__} (Python {platform.python_version()}, kernels {_core.ISA})")
-
-
-def _control_socket(path: Path | None, socket: Path | None) -> str:
-    """Where the agent listens that runs with the configuration at *path*, unless *socket* says it.
-
-    The configuration may be broken by now, which is just when somebody asks: only one key of it is read.
-    """
-    from agent.admin import CONTROL_SOCKET
-    from agent.config import DEFAULT_PATH, Agent
-    from agent.config_source import read_tree
-
-    if socket is not None:
-        return str(socket)
-    section = read_tree(path or DEFAULT_PATH).tree.get("agent")
-    folder = section.get("runtime_dir") if isinstance(section, dict) else None
-    return str(Path(folder if isinstance(folder, str) else Agent().runtime_dir) / CONTROL_SOCKET)
 
 
 def _hints(config: "Config") -> Iterator[str]:

@@ -133,7 +133,7 @@ class Route:
                 waker,
                 [*rings, *(ring for _, ring in former)],
                 flush,
-                _resilience(config),
+                resilience(config),
                 spool=store.spool if store is not None else None,
                 rejected=store.rejected if store is not None else None,
             )
@@ -173,7 +173,7 @@ class Route:
         self.flusher.reconfigure(
             flush,
             self.output,
-            _resilience(self.config),
+            resilience(self.config),
             spool=self.store.spool if self.store is not None else None,
             spooling=isinstance(self.config, InfluxOutput) and self.config.spool is not None,
         )
@@ -197,7 +197,7 @@ class Route:
         self.output.close()
 
 
-def _resilience(config: OutputConfig) -> Resilience:
+def resilience(config: OutputConfig) -> Resilience:
     """What an output that does not say so goes by is the default."""
     if not isinstance(config, InfluxOutput):
         return DEFAULTS

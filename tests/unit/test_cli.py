@@ -61,7 +61,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
 
 def test_every_command_explains_itself() -> None:
     commands = cli.commands
-    assert set(commands) == {"run", "check", "config", "status", "reload", "version"}
+    assert set(commands) == {"run", "check", "config", "status", "reload", "spool", "rejected", "version"}
     for name in commands:
         result = penstock(name, "--help")
         assert result.exit_code == 0 and "Usage: cli" in result.stdout
@@ -214,7 +214,7 @@ def test_status_exits_with_1_where_the_ledger_does_not_balance(tmp_path: Path) -
     code, text = ask_a_service(service, tmp_path, "status")
     assert code == 1
     assert "Ledger: does not balance" in text
-    assert "output influx: 0 written, but 1 delivered + 0 rejected + 0 waiting + 0 dropped" in text
+    assert "output influx: 0 restored + 0 written, but 1 delivered + 0 rejected + 0 spooled + 0 waiting" in text
     code, text = ask_a_service(service, tmp_path, "status", "--json")
     assert code == 1 and json.loads(text)["ledger"]["balance"] == "broken"
 

@@ -80,6 +80,10 @@ MODULES = (
     "agent.admin.client",
     "agent.admin.screen",
     "agent.service",
+    "agent.replay",
+    "agent.cli_options",
+    "agent.cli_files",
+    "agent.cli_keep",
     "agent.cli",
     "agent.__main__",
 )
