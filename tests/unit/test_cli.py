@@ -214,7 +214,9 @@ def test_status_exits_with_1_where_the_ledger_does_not_balance(tmp_path: Path) -
     code, text = ask_a_service(service, tmp_path, "status")
     assert code == 1
     assert "Ledger: does not balance" in text
-    assert "output influx: 0 restored + 0 written, but 1 delivered + 0 rejected + 0 spooled + 0 waiting" in text
+    assert (
+        "output influx: 0 restored + 0 written, but 1 delivered + 0 rejected + 0 spooled + 0 waiting" in text
+    )
     code, text = ask_a_service(service, tmp_path, "status", "--json")
     assert code == 1 and json.loads(text)["ledger"]["balance"] == "broken"
 
