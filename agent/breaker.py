@@ -44,9 +44,12 @@ FAILED_SHARE = 0.5
 SLOW_S = 1.0
 """A round trip below this is never too slow, whatever is normal."""
 
-UNANSWERED_PAUSE_MAX = 1.0
-"""Seconds between two probes at most while nothing answers at all: such a probe costs the server nothing, and
-a server that is back must be noticed."""
+PROBE_PAUSE_MAX = 0.5
+"""Seconds between two probes at most, unless the server or ``retry_min`` asks for more: one batch now and
+then is no load, and a server that is back must be noticed before live data is a second late."""
+
+UNANSWERED_PAUSE_MAX = 0.25
+"""The same while nothing answers at all: such a probe costs the server nothing."""
 
 _STEPS = 4
 """Steps of the histogram of round trips per doubling: a percentile is at most 19 % too large."""
@@ -200,9 +203,8 @@ class Breaker:
 
     def _pause(self, answered: bool) -> float:
         """How long to stay open this time."""
-        longest = min(self._retry_max, self._retry_min * 2.0 ** min(self._openings, 62))
-        if not answered:
-            longest = min(longest, UNANSWERED_PAUSE_MAX)
+        most = max(PROBE_PAUSE_MAX if answered else UNANSWERED_PAUSE_MAX, self._retry_min)
+        longest = min(most, self._retry_max, self._retry_min * 2.0 ** min(self._openings, 62))
         return max(self._jitter() * longest, min(self._retry_min, longest))
 
     # ---- judgement ----
