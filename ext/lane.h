@@ -232,13 +232,14 @@ static inline int lane_burst(lane_t *lane, const lane_socket_t *socket)
     }
     if (socket->statsd != NULL)
         statsd_done(socket->statsd, &counts);
+    /* Before anything is said to be accepted: whoever is told so finds it in the ring, even if we are killed now. */
+    for (uint32_t i = 0; i < reader->ring_count; i++)
+        ring_end(reader->rings[i]);
     stats_add(&lane->listeners[socket->listener], &counts, datagrams, bytes);
     counter_add(&lane->accepted, counts.accepted);
     counter_add(&lane->receives, 1);
-    for (uint32_t i = 0; i < reader->ring_count; i++) {
+    for (uint32_t i = 0; i < reader->ring_count; i++)
         counter_add(&reader->rings[i]->accepted, counts.points);
-        ring_end(reader->rings[i]);
-    }
     return n;
 }
 

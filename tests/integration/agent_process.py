@@ -357,12 +357,12 @@ def output(status: Status, name: str) -> dict[str, Any]:
 def at_rest(status: Status) -> bool:
     """Whether everything that was received is decided."""
     return status["ledger"]["balance"] == "balanced" and not any(
-        one["ledger"]["waiting"] for one in status["outputs"]
+        one["ledger"]["waiting"] + one["ledger"]["spooled"] for one in status["outputs"]
     )
 
 
 def assert_balanced(status: Status) -> None:
-    """The three laws of the ledger, by the figures and not by the agent's own word only."""
+    """The laws of the ledger, by the figures and not by the agent's own word only."""
     assert status["ledger"] == {"balance": "balanced", "problems": []}
     for one in status["listeners"]:
         assert one["received"] == one["accepted"] + sum(one["dropped"].values()), one
@@ -371,7 +371,12 @@ def assert_balanced(status: Status) -> None:
             assert ring["accepted"] == ring["written"] + ring["missed"], one
         assert one["written"] == sum(ring["written"] for ring in one["rings"])
         decided = one["delivered"] + one["rejected"] + sum(one["dropped"].values())
-        assert one["written"] == decided + one["waiting"], one
+        assert one["restored"] + one["written"] == decided + one["spooled"] + one["waiting"], one
+        if spool := one["spool"]:
+            gone = spool["decided"] + sum(spool["dropped"].values())
+            assert spool["restored"] + spool["stored"] == gone + spool["metrics"] == gone + one["spooled"], (
+                one
+            )
 
 
 def delivered_lines(folder: Path) -> list[bytes]:
