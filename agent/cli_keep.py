@@ -4,6 +4,7 @@ The running agent does it, so that it stays in its ledger. Where none is running
 for as long: it holds the lock of the state folder, and acts as whoever owns that.
 """
 
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -289,6 +290,8 @@ def _in_its_place(
     rejected_table = RejectedTable(max_bytes=1 << 60, max_age=1e12) if table is None else table.rejected
     target = table.url if table is not None else ""
     command = " ".join(["penstock", *sys.argv[1:3]])
+    # What goes wrong is told by the command; log lines would only repeat it.
+    logging.getLogger("agent").addHandler(logging.NullHandler())
     with Owner(state_dir) as owner, FolderLock(state_dir, "agent.state_dir", command), ExitStack() as stack:
         try:
             spool = None

@@ -59,7 +59,9 @@ def stamp(time_ns: int) -> str:
 
 def parse_stamp(text: str) -> int:
     """Nanoseconds since 1970 of what :func:`stamp` wrote. Raises ValueError, also for a 13th month."""
-    moment = datetime.strptime(text[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    parts = (text[0:4], text[4:6], text[6:8], text[9:11], text[11:13], text[13:15])
+    year, month, day, hour, minute, second = map(int, parts)
+    moment = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
     return int((moment - _EPOCH).total_seconds()) * _SECOND_NS + int(text[16:25])
 
 

@@ -68,6 +68,11 @@ class Index:
         self.newest = ""
         """The greatest name ever seen."""
 
+    @property
+    def out(self) -> list[str]:
+        """The names that are held."""
+        return list(self._held)
+
     def holds(self, name: str) -> bool:
         """Whether *name* is out: taken, and neither given back nor forgotten."""
         return name in self._held

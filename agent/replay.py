@@ -52,6 +52,8 @@ def replay(
     flusher = Flusher(
         config.name, output, waker, [], flush, resilience(config), spool=spool, rejected=rejected
     )
+    # What it would do in its own time, at the cost of that for the first attempt.
+    output.tick()
     flusher.start()
     try:
         waiting, since = spool.counters.metrics, time.monotonic()
@@ -65,9 +67,11 @@ def replay(
                 since = time.monotonic()
         tell(waiting)
     finally:
+        # What ends an attempt at the end says nothing about the server.
+        last_error = flusher.health.last_error
         grace = END_S if spool.counters.metrics == 0 else 0.0
         flusher.drain(time.monotonic() + grace)
         output.close()
         waker.close()
-    counters, health = flusher.counters, flusher.health
-    return Outcome(counters.delivered, counters.rejected, spool.counters.metrics, health.last_error)
+    counters = flusher.counters
+    return Outcome(counters.delivered, counters.rejected, spool.counters.metrics, last_error)

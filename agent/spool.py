@@ -97,6 +97,7 @@ class Spool:
         self._closed = False
         self._sequence = 0
         self._resting: dict[str, float] = {}  # name: until when (monotonic)
+        self._condemned: set[str] = set()  # out, and to be dropped instead of being sent again
         self._stored = self._added = self._decided = 0
         self._probe_bytes = 0  # what could not be written
         self._ticking = threading.Lock()
@@ -231,6 +232,9 @@ class Spool:
 
     def load(self, entry: Entry) -> Payload | None:
         """Read and check what was taken. None: the entry is done with, and what became of it was counted."""
+        if entry.name in self._condemned:
+            self.put_back(entry)
+            return None
         try:
             payload = read_payload(self._path, entry)
         except FileNotFoundError:
@@ -249,6 +253,7 @@ class Spool:
     def remove(self, entry: Entry) -> None:
         """Its metrics are decided: they were delivered or rejected."""
         with self._lock:
+            self._condemned.discard(entry.name)
             if self._index.holds(entry.name):
                 self._decided += self._stock.decide(entry.name)
 
@@ -257,6 +262,9 @@ class Spool:
         with self._lock:
             if self._index.holds(entry.name):
                 self._index.give_back(entry.name)
+            if entry.name in self._condemned:
+                self._condemned.discard(entry.name)
+                self._stock.drop_named(entry.name, "spool_dropped")
 
     def _unreadable(self, entry: Entry, error: OSError) -> None:
         with self._lock:
@@ -358,16 +366,30 @@ class Spool:
     # ---- commands, counters, the end ----
 
     def drop(self, names: Iterable[str]) -> int:
-        """Remove these files for good, as a person wants it; returns how many. None of those that are out."""
+        """Remove these files for good, as a person wants it; returns how many.
+
+        One that is out is removed unless the attempt that is under way brings it home.
+        """
         removed = 0
         for name in names:
             with self._lock:
                 removed += metrics_of(name) is not None and self._stock.drop_named(name, "spool_dropped")
+                removed += self._condemn(name)
         return removed
 
+    def _condemn(self, name: str) -> bool:
+        """Have a file that is out dropped as soon as it is not. False if it is not, or condemned already."""
+        if not self._index.holds(name) or name in self._condemned:
+            return False
+        self._condemned.add(name)
+        return True
+
     def drop_before(self, before_ns: float) -> int:
-        """Remove what is older than *before_ns* (since 1970), but for what is out; returns how many files."""
-        removed, more = 0, True
+        """The same with everything older than *before_ns* (since 1970)."""
+        with self._lock:
+            out = [name for name in self._index.out if time_of(name) < before_ns]
+            removed = sum(map(self._condemn, out))
+        more = True
         while more:
             with self._lock:
                 for _ in range(REMOVALS_MAX):

@@ -314,15 +314,33 @@ def test_a_command_adds_and_drops(rig: Rig) -> None:
     out = rig.spool.take()
     assert out is not None
     names = rig.names()
-    assert rig.spool.drop([out.name, names[3], names[3], "no such", f"../{names[1]}"]) == 1
+    assert rig.spool.drop([names[3], names[3], "no such", f"../{names[1]}"]) == 1
     assert rig.names() == [*names[:3], names[4]]
     rig.check()
-    assert rig.spool.drop_before(START_NS + 1.5e9) == 1
+    assert rig.spool.drop_before(START_NS + 1.5e9) == 2
     assert rig.names() == [names[0], names[2], names[4]]
     assert rig.spool.drop_before(float("inf")) == 2
     rig.spool.remove(out)
     rig.check()
     assert rig.spool.counters.dropped == {"spool_dropped": 14}
+    assert rig.spool.counters.decided == 3
+
+
+@pytest.mark.parametrize("end", ["put_back", "load", "remove"])
+def test_what_is_out_is_dropped_unless_it_is_delivered_first(rig: Rig, end: str) -> None:
+    rig.put()
+    entry = rig.spool.take()
+    assert entry is not None
+    assert (rig.spool.drop([entry.name]), rig.spool.drop([entry.name])) == (1, 0)
+    assert rig.spool.drop_before(float("inf")) == 0 and len(rig.names()) == 1
+    rig.check()
+    getattr(rig.spool, end)(entry)
+    assert rig.names() == [] and rig.spool.take() is None
+    assert rig.spool.counters.dropped == ({} if end == "remove" else {"spool_dropped": 3})
+    rig.check()
+    # Nothing is left of it: another file of that name is another file.
+    rig.put()
+    assert len(rig.drain()) == 1
 
 
 def test_an_idle_spool_has_no_thread(tmp_path: Path) -> None:
