@@ -221,11 +221,11 @@ class Attempts:
                 if not failed and self._health.state == "ok" and not self._sleepers:
                     # As it is nearly always.
                     if self._leases.is_current(lease):
-                        self._judge(ticket, took, under_way)
+                        self._judge(ticket, took, under_way + task.spared)
                     self._successes += 1
                     return verdict
             if not failed:
-                self._succeed(lease, ticket, took, under_way)
+                self._succeed(lease, ticket, took, under_way + task.spared)
                 return verdict
             pause, successes = self._fail(task, lease, ticket, verdict, took, failures)
             failures += 1

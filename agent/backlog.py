@@ -1,7 +1,8 @@
 """The backlog: what waits in the spool, in the order in which it is to be delivered.
 
 The oldest goes first. A file that fails rests for a while, twice as long each time, and lets the others pass:
-the reason may lie in the file, and then it must not stop what is behind it.
+the reason may lie in the file, and then it must not stop what is behind it. When an outage ends, those that
+failed in it need no more rest.
 """
 
 import math
@@ -13,8 +14,8 @@ from agent.outputs.base import Output
 from agent.spool import Spool
 from agent.work import Stored
 
-RESTING_MAX = 16
-"""So many files rest at once; the one that has rested the longest part of its time makes room."""
+RESTING_MAX = 1000
+"""So many files rest at once. Further ones are not tried before one of these has rested."""
 
 REMEMBERED_MAX = 1024
 """Of so many files it is known how often they have failed."""
@@ -29,7 +30,7 @@ class Backlog:
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self._lock = threading.Lock()
-        self._resting: dict[str, tuple[float, Stored]] = {}  # until when (monotonic)
+        self._resting: dict[str, tuple[float, Stored, bool]] = {}  # until when (monotonic); in an outage?
         self._failures: OrderedDict[str, int] = OrderedDict()
         self._wakes = math.inf  # the first of those who rest
         self._waiting = True  # something may be in the spool that does not rest
@@ -52,14 +53,19 @@ class Backlog:
         self._wake(time.monotonic())
         # In this order: what is stored after the look at the spool sets it again.
         self._waiting = False
+        if len(self._resting) >= RESTING_MAX:
+            return None
         entry = self._spool.take()
         if entry is None:
             return None
         self._waiting = True
         return Stored(entry)
 
-    def give_back(self, work: Stored, output: Output) -> None:
-        """It is undecided still. If it has failed, it rests, by the pauses of *output*."""
+    def give_back(self, work: Stored, output: Output, in_outage: bool) -> None:
+        """It is undecided still. If it has failed, it rests, by the pauses of *output*.
+
+        *in_outage*: everything else fails, too.
+        """
         name = work.entry.name
         if not work.failures:
             self._spool.put_back(work.entry)
@@ -71,11 +77,17 @@ class Backlog:
             if len(self._failures) > REMEMBERED_MAX:
                 self._failures.popitem(last=False)
             pause = min(output.retry_max, output.retry_min * 2.0 ** min(failures, 62))
-            self._resting[name] = (time.monotonic() + pause, work)
-            early = self._earliest() if len(self._resting) > RESTING_MAX else None
-            self._wakes = min((until for until, _ in self._resting.values()), default=math.inf)
-        if early is not None:
-            self._put_back([early])
+            self._resting[name] = (time.monotonic() + pause, work, in_outage)
+            self._look_at_those_who_rest()
+
+    def outage_over(self) -> None:
+        """Something was delivered again."""
+        with self._lock:
+            for name, (_, work, in_outage) in self._resting.items():
+                if in_outage:
+                    self._resting[name] = (0.0, work, False)
+                    self._failures.pop(name, None)
+            self._look_at_those_who_rest()
 
     def decided(self, work: Stored) -> None:
         """It is done with."""
@@ -91,14 +103,13 @@ class Backlog:
         if now < self._wakes:
             return
         with self._lock:
-            rested = [name for name, (until, _) in self._resting.items() if until <= now]
+            rested = [name for name, (until, *_) in self._resting.items() if until <= now]
             works = [self._resting.pop(name)[1] for name in rested]
-            self._wakes = min((until for until, _ in self._resting.values()), default=math.inf)
+            self._look_at_those_who_rest()
         self._put_back(works)
 
-    def _earliest(self) -> Stored:
-        name = min(self._resting, key=lambda name: self._resting[name][0])
-        return self._resting.pop(name)[1]
+    def _look_at_those_who_rest(self) -> None:
+        self._wakes = min((until for until, *_ in self._resting.values()), default=math.inf)
 
     def _put_back(self, works: list[Stored]) -> None:
         for work in works:

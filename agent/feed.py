@@ -12,11 +12,14 @@ SLOTS = 65_536
 
 ALL = 1 << 62
 
+Leaves = Callable[[], bool] | None
+"""What a batch is told about the way into the spool: see :class:`agent.work.Live`."""
+
 
 class Feed:
     """One ring. The flusher's alone, but for what is said otherwise."""
 
-    __slots__ = ("in_hand_bytes", "leaving", "ring", "seen_at")
+    __slots__ = ("in_hand_bytes", "leaving", "ring", "seen_at", "taken_bytes")
 
     def __init__(self, ring: Ring) -> None:
         self.ring = ring
@@ -25,7 +28,19 @@ class Feed:
         self.leaving = False
         """Forget it once it is empty: no lane writes to it any more. Guarded by the flusher's lock."""
         self.in_hand_bytes = 0
-        """Bytes of its batches that senders have, and so hold up the freeing of its space. Guarded, too."""
+        """Bytes of its batches that senders have. Guarded, too."""
+        self.taken_bytes = 0
+        """Bytes of all batches that were taken from it so far."""
+
+    def take(self, bytes_max: int, lines_max: int, partial: bool, leaves: Leaves) -> "Taken | None":
+        """The next batch; None where the ring refuses, since too many are out, or has none that is due."""
+        batch = self.ring.take(bytes_max, lines_max, partial)
+        if batch is None:
+            return None
+        self.seen_at = None
+        taken = Taken(batch, leaves, self)
+        self.taken_bytes += taken.nbytes
+        return taken
 
     def arm(self, flush: Flush, draining: bool, now: float) -> bool:
         """Ask to be woken when a batch begins, or is full. False if that is so already."""
@@ -35,10 +50,10 @@ class Feed:
             self.seen_at = now
         return not draining and not self.ring.arm(flush.batch_bytes, flush.batch_lines)
 
-    def fill(self) -> float:
-        """The part of it that is not freed, from 0 to 1."""
-        stats = self.ring.stats()
-        return max(stats["waiting_bytes"] / stats["capacity_bytes"], stats["slots_used"] / SLOTS)
+    def held_up(self, work: "Taken") -> float:
+        """The part of the ring, 0 to 1, that cannot be freed before *work* is: space is freed in order."""
+        _, pending = self.ring.pending()
+        return (self.taken_bytes - work.begins + pending) / self.ring.capacity
 
     def is_full(self, spill_at: float) -> bool:
         """Whether more than *spill_at* of it waits, leaving out what is on its way into the spool."""
@@ -56,9 +71,11 @@ class Feed:
 
 
 class Taken(Live):
-    """A batch and the feed that it is from, None if it is from none."""
+    """A batch of *feed*."""
 
-    def __init__(self, batch: Batch, leaves: Callable[[], bool] | None, feed: Feed) -> None:
+    def __init__(self, batch: Batch, leaves: Leaves, feed: Feed) -> None:
         super().__init__(batch, leaves)
         self.feed = feed
         self.nbytes = batch.nbytes
+        self.begins = feed.taken_bytes
+        """Where it begins among all bytes that were taken from the feed."""

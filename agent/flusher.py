@@ -33,7 +33,7 @@ from agent.backlog import Backlog
 from agent.breaker import State
 from agent.config import Flush
 from agent.delivery import Counters, Delivery
-from agent.feed import ALL, Feed, Taken
+from agent.feed import ALL, Feed
 from agent.outputs.base import Output
 from agent.rejected import Rejected
 from agent.senders import Senders
@@ -109,6 +109,7 @@ class Flusher:
         self._spiller = Spiller(name, self.delivery)
         self._room = 0  # for so many more, in this round
         self._blocked_since: float | None = None  # monotonic
+        self._in_outage = False  # as of the last round
         self._turn = 0
         self._chores_at = math.inf if rejected is None else time.monotonic() + CHORES_S
         self._lost = 0  # metrics that were dropped or left at the end
@@ -309,19 +310,22 @@ class Flusher:
             ready = partial or metrics >= flush.batch_lines or size >= flush.batch_bytes
             if not ready or held or self._room <= 0:
                 return True
-            batch = feed.ring.take(flush.batch_bytes, flush.batch_lines, partial)
-            if batch is None:
+            work = feed.take(flush.batch_bytes, flush.batch_lines, partial, self.delivery.leaves)
+            if work is None:
                 return False
-            feed.seen_at = None
-            self._hand_over(Taken(batch, self.delivery.leaves, feed))
+            self._hand_over(work)
 
     def _replay_first(self, backlog: Backlog, now: float) -> bool:
         """Hand over files before batches where that is wanted; True if batches must wait for them."""
         attempts = self.delivery.attempts
+        closed = attempts.breaker is State.CLOSED
+        if closed and self._in_outage:
+            backlog.outage_over()
+        self._in_outage = not closed
         if attempts.resilience.order == "oldest_first":
             self._replay(backlog, now)
             return self._senders.replaying > 0 or backlog.is_waiting(now)
-        if attempts.breaker is not State.CLOSED:
+        if not closed:
             self._replay(backlog, now)
         return False
 
@@ -340,7 +344,7 @@ class Flusher:
         if isinstance(work, Live):
             self._senders.returned.append(work)
         elif self._backlog is not None:
-            self._backlog.give_back(work, self.delivery.output)
+            self._backlog.give_back(work, self.delivery.output, in_outage=False)
 
     # ---- while no batch can leave ----
 
@@ -357,13 +361,12 @@ class Flusher:
         look_at = now + FULL_POLL_S
         for feed in feeds:
             while self._spiller.has_room and self._must_spill(feed, flush, spill_at, closed, draining, now):
-                batch = feed.ring.take(flush.batch_bytes, flush.batch_lines, True)
-                if batch is None:
+                work = feed.take(flush.batch_bytes, flush.batch_lines, True, delivery.leaves)
+                if work is None:
                     return now + STUCK_POLL_S
                 # What comes from now on has not waited yet.
-                feed.seen_at = None
                 self._blocked_since = now
-                self._spiller.spill(Taken(batch, delivery.leaves, feed))
+                self._spiller.spill(work)
         if not self._spiller.has_room:
             # It wakes us when it has.
             return look_at
@@ -390,7 +393,7 @@ class Flusher:
         """End attempts that have hung for long, if they hold up a ring that is full."""
         attempts = self.delivery.attempts
         before = now - max(STUCK_S, STUCK_ROUND_TRIPS * attempts.round_trip)
-        hanging = [work for work in self._senders.hanging(before) if work.feed.fill() >= spill_at]
+        hanging = [work for work in self._senders.hanging(before) if work.feed.held_up(work) >= spill_at]
         if hanging:
             for work in hanging:
                 work.hurried = True
@@ -410,10 +413,10 @@ class Flusher:
             self.delivery.store(self._senders.returned.popleft())
         for feed in feeds:
             while self.delivery.may_leave() and time.monotonic() < until:
-                batch = feed.ring.take(flush.batch_bytes, flush.batch_lines, True)
-                if batch is None:
+                work = feed.take(flush.batch_bytes, flush.batch_lines, True, self.delivery.leaves)
+                if work is None:
                     break
-                self.delivery.store(Taken(batch, self.delivery.leaves, feed))
+                self.delivery.store(work)
         if self.delivery.spool is not None and self.delivery.storing:
             self.delivery.spool.flush(max(until - time.monotonic(), 0.0))
             self._wait(lambda: bool(self.delivery.storing), until - time.monotonic())
@@ -429,8 +432,8 @@ class Flusher:
         while self._senders.returned:
             self.delivery.drop(self._senders.returned.popleft(), "drain_timeout")
         for feed in feeds:
-            while (batch := feed.ring.take(ALL, ALL, True)) is not None:
-                self.delivery.drop(self.delivery.live(batch), "drain_timeout")
+            while (work := feed.take(ALL, ALL, True, None)) is not None:
+                self.delivery.drop(work, "drain_timeout")
 
     def _wait(self, condition: Callable[[], bool], seconds: float) -> None:
         """Wait as long as *condition* holds, *seconds* at most. Whatever ends it wakes us."""

@@ -7,6 +7,7 @@ from collections import deque
 from queue import SimpleQueue
 
 from agent.backlog import Backlog
+from agent.breaker import State
 from agent.delivery import Delivery
 from agent.feed import Taken
 from agent.work import Live
@@ -100,7 +101,8 @@ class Senders:
         if work is None:
             return
         if not self._delivery.deliver(work):
-            backlog.give_back(work, self._delivery.output)
+            attempts = self._delivery.attempts
+            backlog.give_back(work, attempts.output, attempts.breaker is not State.CLOSED)
             return
         backlog.decided(work)
         if not work.tried:

@@ -55,6 +55,8 @@ class Task:
 
     has_spool = False
     """Whether there is a place to go to at all."""
+    spared = 0
+    """Places that are left free on purpose while it is under way."""
 
     def __init__(self) -> None:
         self.deadline = math.inf

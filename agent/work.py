@@ -125,6 +125,7 @@ class Stored(Work):
     """A file of the spool. It can always go back."""
 
     has_spool = True
+    spared = 1
 
     def __init__(self, entry: Entry) -> None:
         super().__init__(entry.metrics, entry.oldest_ns)
