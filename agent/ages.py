@@ -21,7 +21,8 @@ class AgeClock:
     """Time for ages. Not thread-safe.
 
     *newest* is the latest time (seconds since 1970) that is known to have been, for instance of the newest
-    file: while nothing ran, time may have passed or the clock may have been stepped, and nobody can tell.
+    file: while nothing ran, time may have passed or the clock may have been stepped, and nobody can tell. So
+    that time does not count; a step that came before the newest file does.
     """
 
     def __init__(
