@@ -1,6 +1,7 @@
 """A ring as its reader sees it: what may be taken from it, and when it wants to be looked at again."""
 
 import math
+from collections import deque
 from collections.abc import Callable
 
 from agent._core import Batch, Ring
@@ -12,6 +13,9 @@ SLOTS = 65_536
 
 ALL = 1 << 62
 
+MARK_S = 0.1
+"""It is noted so often how much has been written, to tell later what of it has waited for how long."""
+
 Leaves = Callable[[], bool] | None
 """What a batch is told about the way into the spool: see :class:`agent.work.Live`."""
 
@@ -19,7 +23,7 @@ Leaves = Callable[[], bool] | None
 class Feed:
     """One ring. The flusher's alone, but for what is said otherwise."""
 
-    __slots__ = ("in_hand_bytes", "leaving", "ring", "seen_at", "taken_bytes")
+    __slots__ = ("_marks", "in_hand_bytes", "leaving", "ring", "seen_at", "taken_bytes")
 
     def __init__(self, ring: Ring) -> None:
         self.ring = ring
@@ -31,6 +35,8 @@ class Feed:
         """Bytes of its batches that senders have. Guarded, too."""
         self.taken_bytes = 0
         """Bytes of all batches that were taken from it so far."""
+        self._marks: deque[tuple[float, int]] = deque(maxlen=64)
+        """At some moments (monotonic), the bytes that were taken or waited."""
 
     def take(self, bytes_max: int, lines_max: int, partial: bool, leaves: Leaves) -> "Taken | None":
         """The next batch; None where the ring refuses, since too many are out, or has none that is due."""
@@ -54,6 +60,17 @@ class Feed:
         """The part of the ring, 0 to 1, that cannot be freed before *work* is: space is freed in order."""
         _, pending = self.ring.pending()
         return (self.taken_bytes - work.begins + pending) / self.ring.capacity
+
+    def older_bytes(self, seconds: float, now: float) -> int:
+        """Bytes that have waited for *seconds*, as far as it knows from having been asked now and then."""
+        _, pending = self.ring.pending()
+        marks = self._marks
+        if not marks or now >= marks[-1][0] + MARK_S:
+            marks.append((now, self.taken_bytes + pending))
+        while len(marks) > 1 and marks[1][0] <= now - seconds:
+            marks.popleft()
+        at, end = marks[0]
+        return max(end - self.taken_bytes, 0) if at <= now - seconds else 0
 
     def is_full(self, spill_at: float) -> bool:
         """Whether more than *spill_at* of it waits, leaving out what is on its way into the spool."""

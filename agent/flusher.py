@@ -10,8 +10,9 @@ free, and never in the last one if there are several; with ``oldest_first`` befo
 a breaker that wants to close is tried with, so that its failure makes no new file.
 
 A ring that fills up goes to the spool without an attempt; and if attempts that do not end hold it up, they
-are interrupted. While the breaker is open, so does every batch that is full or has waited for long. The
-others stay: a ring outlives its process, and an outage of days must not become a million small files.
+are interrupted. While the breaker is open, so does every full batch, but for the last second: what arrives
+while the server comes back is not to wait behind all of an outage. Less than a batch stays as well, unless it
+has waited for long: a ring outlives its process, and an outage of days must not become a million small files.
 
 Nothing happens without a reason: an idle flusher sleeps until a ring, a sender or a call wakes it.
 
@@ -55,6 +56,12 @@ STUCK_POLL_S = 0.05
 
 FULL_POLL_S = 1.0
 """While no batch can leave, it is looked at so often whether a ring or an attempt has had enough time."""
+
+YOUNG_S = 1.0
+"""While the breaker is open, what has waited no longer stays in the ring."""
+
+YOUNG_POLL_S = 0.2
+"""And so often it is looked at what has."""
 
 OLD_S = 10.0
 """While the breaker is open, what has waited so long goes to the spool even if it is no full batch."""
@@ -371,10 +378,13 @@ class Flusher:
             # It wakes us when it has.
             return look_at
         for feed in feeds:
-            if not (feed.arm_full(spill_at) if closed else feed.arm(flush, draining, now)):
+            if feed.seen_at is None and not closed:
+                armed = feed.arm(flush, draining, now)
+            else:
+                armed = feed.arm_full(spill_at)
+                look_at = look_at if closed else min(look_at, now + YOUNG_POLL_S)
+            if not armed:
                 return now
-            if not closed and feed.seen_at is not None:
-                look_at = min(look_at, feed.seen_at + OLD_S)
         return look_at
 
     def _must_spill(
@@ -384,8 +394,11 @@ class Flusher:
         if not metrics:
             return False
         if not closed:
-            old = feed.seen_at is not None and now >= feed.seen_at + OLD_S
-            if draining or old or metrics >= flush.batch_lines or size >= flush.batch_bytes:
+            feed.seen_at = feed.seen_at or now
+            if draining or now >= feed.seen_at + OLD_S:
+                return True
+            batch = min(size / metrics * flush.batch_lines, flush.batch_bytes)
+            if feed.older_bytes(YOUNG_S, now) >= batch:
                 return True
         return feed.is_full(spill_at)
 

@@ -144,6 +144,14 @@ class Rig:
         return [LINE % n for n in range(self.sent)]
 
 
+@pytest.fixture(autouse=True)
+def brisk(monkeypatch):
+    """While the breaker is open, what stays in the ring for a second stays for a moment here."""
+    monkeypatch.setattr("agent.flusher.YOUNG_S", 0.02)
+    monkeypatch.setattr("agent.flusher.YOUNG_POLL_S", 0.01)
+    monkeypatch.setattr("agent.feed.MARK_S", 0.005)
+
+
 @pytest.fixture
 def rig(tmp_path):
     made = []
@@ -257,6 +265,29 @@ def test_while_the_breaker_is_open_full_batches_go_to_the_spool_and_others_wait(
     one.state["verdict"] = DELIVERED
     wait_until(lambda: one.counters.delivered == 90)
     assert sorted(one.output.lines()) == one.all_lines()
+
+
+def test_what_arrived_just_now_is_not_spilled_and_is_delivered_before_the_backlog(rig, monkeypatch):
+    one = down(rig)
+    wait_until(lambda: one.spool.counters.metrics == 60)
+    monkeypatch.setattr("agent.flusher.YOUNG_S", NEVER)
+    posts = one.output.posts
+    one.put(200)
+    wait_until(lambda: one.output.posts > posts + 20)
+    assert one.spool.counters.metrics == 60 and one.ring.pending()[0] == 200
+    # One file is the probe; what is in the ring comes next, beside at most one file at a time.
+    one.state["verdict"] = DELIVERED
+    wait_until(lambda: one.counters.delivered == 260)
+    lines = one.output.lines()
+    assert lines.index(LINE % 60) <= 30
+    assert sorted(lines) == one.all_lines()
+
+
+def test_what_arrived_just_now_is_spilled_all_the_same_if_the_ring_runs_full(rig, monkeypatch):
+    monkeypatch.setattr("agent.flusher.YOUNG_S", NEVER)
+    one = rig(Sink(lambda body: REFUSED), capacity=1 << 16)
+    one.put(5000)
+    assert one.spool.counters.stored > 2500
 
 
 def test_what_has_waited_for_long_goes_to_the_spool_even_if_it_is_little(rig, monkeypatch):
