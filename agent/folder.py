@@ -84,8 +84,10 @@ class Index:
 
     @property
     def oldest(self) -> str:
-        """The oldest name that is known, held or not; empty if there is none."""
-        return min((*self._held, *(name for name, _ in self._window[:1])), default="")
+        """The oldest name, held or not; empty if there is none."""
+        # With the window used up, what waits is not older than its edge.
+        waiting = [self._edge] if self.used_up else [name for name, _ in self._window[:1]]
+        return min((*self._held, *waiting), default="")
 
     def open(self, skip: Container[str] = ()) -> list[str]:
         """Make the first pass; returns temporary files, which a process that was killed has left.

@@ -34,6 +34,9 @@ REASONS = ".json"
 REASON_CHARS_MAX = 256 << 10
 """So much text of reasons goes into one file; lines beyond it have none."""
 
+READING_S = 0.5
+"""Whoever wants the counters waits no longer for what the disk is doing."""
+
 LOOK_S = 10.0
 """Limits are looked at so often; an age is counted in days."""
 
@@ -97,6 +100,7 @@ class Rejected:
         )
         self._sequence = 0
         self._unsaved = 0
+        self._reading = RejectedCounters()
         self._stock.open(first=True)
         self._remove_orphans()
         self._look_at = monotonic()
@@ -119,8 +123,7 @@ class Rejected:
             return
         saved = False
         try:
-            with self._lock:
-                saved = self._save(lines, status, text, batch, oldest_ns)
+            saved = self._save(lines, status, text, batch, oldest_ns)
         except Exception:
             logger.exception("rejected metrics could not be kept", extra={"output": self.name})
         if not saved:
@@ -131,11 +134,6 @@ class Rejected:
         self, lines: Sequence[tuple[bytes, str]], status: int | None, text: str, batch: str, oldest_ns: int
     ) -> bool:
         """Write both files. False if that cannot be done now, which has been noted."""
-        self._enforce()
-        if not self._stock.opened and not self._trouble.paused("open"):
-            self._stock.open()
-        if not self._stock.opened or self._trouble.paused("write"):
-            return False
         time_ns = int(self._wall() * 1e9)
         body = b"".join(line if line.endswith(b"\n") else line + b"\n" for line, _ in lines)
         about = {
@@ -152,17 +150,31 @@ class Rejected:
         }
         reasons = orjson.dumps(about, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         size = disk.occupied(len(body)) + disk.occupied(len(reasons))
-        if not self._stock.make_room(size, "limit", "limit"):
-            return False
-        name = self._free_name(time_ns, len(lines))
+        with self._lock:
+            if not self._is_writable() or not self._stock.make_room(size, "limit", "limit"):
+                return False
+            name = self._free_name(time_ns, len(lines))
+            self._stock.coming[name] = size
+        failure: OSError | None = None
         try:
             self._write(name, body, reasons)
         except OSError as error:
-            self._trouble.failed("write", error)
-            return False
-        self._trouble.worked("write")
-        self._index.add(name, size)
+            failure = error
+        with self._lock:
+            del self._stock.coming[name]
+            if failure is not None:
+                self._trouble.failed("write", failure)
+                return False
+            self._trouble.worked("write")
+            self._index.add(name, size)
         return True
+
+    def _is_writable(self) -> bool:
+        """Whether it makes sense to try, with the limits looked after. Under the lock, like the next."""
+        self._enforce()
+        if not self._stock.opened and not self._trouble.paused("open"):
+            self._stock.open()
+        return self._stock.opened and not self._trouble.paused("write")
 
     def _free_name(self, time_ns: int, metrics: int) -> str:
         while True:
@@ -260,17 +272,25 @@ class Rejected:
 
     @property
     def counters(self) -> RejectedCounters:
-        with self._lock:
-            index = self._index
-            return RejectedCounters(
-                metrics=index.metrics,
-                files=index.files,
-                bytes=index.bytes,
-                unsaved=self._unsaved,
-                removed=sum(self._stock.dropped.values()) + index.vanished,
-                errors=self._trouble.errors,
-                failing=self._trouble.failing,
-            )
+        """One reading; the last one again while a disk that hangs holds things up."""
+        if self._lock.acquire(timeout=READING_S):
+            try:
+                self._reading = self._read()
+            finally:
+                self._lock.release()
+        return self._reading
+
+    def _read(self) -> RejectedCounters:
+        index = self._index
+        return RejectedCounters(
+            metrics=index.metrics,
+            files=index.files,
+            bytes=index.bytes,
+            unsaved=self._unsaved,
+            removed=sum(self._stock.dropped.values()) + index.vanished,
+            errors=self._trouble.errors,
+            failing=self._trouble.failing,
+        )
 
 
 def metrics_of(name: str) -> int | None:

@@ -53,6 +53,9 @@ REST_S = 60.0
 CHORES_S = 1.0
 """Limits are looked at so often while something waits."""
 
+READING_S = 0.5
+"""Whoever wants the counters waits no longer for what the disk is doing."""
+
 # Not the file's fault: the process or the machine has run out of something.
 _SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EINTR})
 
@@ -100,6 +103,7 @@ class Spool:
         self._condemned: set[str] = set()  # out, and to be dropped instead of being sent again
         self._stored = self._added = self._decided = 0
         self._probe_bytes = 0  # what could not be written
+        self._reading = SpoolCounters()
         self._ticking = threading.Lock()
         self._room = threading.BoundedSemaphore(PENDING_MAX)
         self._committer = Committer(name, self._path, self._settle, self.tick)
@@ -428,24 +432,32 @@ class Spool:
 
     @property
     def counters(self) -> SpoolCounters:
-        with self._lock:
-            index = self._index
-            dropped = dict(self._stock.dropped)
-            if index.vanished:
-                dropped["spool_missing"] = dropped.get("spool_missing", 0) + index.vanished
-            return SpoolCounters(
-                restored=self._added + index.appeared,
-                stored=self._stored,
-                decided=self._decided,
-                dropped=dropped,
-                metrics=index.metrics,
-                files=index.files,
-                bytes=index.bytes,
-                oldest_ns=time_of(index.oldest),
-                foreign=index.foreign,
-                errors=self._trouble.errors,
-                failing=self._trouble.failing,
-            )
+        """One reading; the last one again while a disk that hangs holds things up."""
+        if self._lock.acquire(timeout=READING_S):
+            try:
+                self._reading = self._read()
+            finally:
+                self._lock.release()
+        return self._reading
+
+    def _read(self) -> SpoolCounters:
+        index = self._index
+        dropped = dict(self._stock.dropped)
+        if index.vanished:
+            dropped["spool_missing"] = dropped.get("spool_missing", 0) + index.vanished
+        return SpoolCounters(
+            restored=self._added + index.appeared,
+            stored=self._stored,
+            decided=self._decided,
+            dropped=dropped,
+            metrics=index.metrics,
+            files=index.files,
+            bytes=index.bytes,
+            oldest_ns=time_of(index.oldest),
+            foreign=index.foreign,
+            errors=self._trouble.errors,
+            failing=self._trouble.failing,
+        )
 
 
 def _limits(settings: SpoolTable) -> Limits:

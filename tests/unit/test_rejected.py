@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -235,3 +236,16 @@ def test_a_folder_that_a_person_must_mend_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError):
         Rejected("influx", tmp_path / "file", RejectedTable())
+
+
+def test_many_threads_lose_nothing(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "rejected", max_bytes=40 * 4096)
+    threads = [threading.Thread(target=lambda: [rig.put() for _ in range(30)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    counters = rig.rejected.counters
+    assert counters.metrics + counters.removed + counters.unsaved == 240
+    assert counters.bytes <= 40 * 4096 and counters.unsaved == 0
+    rig.check()

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,6 +95,32 @@ def test_a_folder_that_vanished_is_made_again(rig: Rig) -> None:
     assert rig.drain() == [lines(3)]
     assert rig.spool.counters.dropped == {"spool_missing": 9}
     rig.check()
+
+
+# ---- a disk that hangs ----
+
+
+def test_counters_are_told_while_the_disk_hangs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.spool.READING_S", 0.01)
+    rig.put()
+    entry = rig.spool.take()
+    assert entry is not None
+    before = rig.spool.counters
+    hangs, reached, real = threading.Event(), threading.Event(), os.unlink
+
+    def unlink(path: str) -> None:
+        reached.set()
+        hangs.wait()
+        real(path)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    remover = threading.Thread(target=rig.spool.remove, args=(entry,))
+    remover.start()
+    reached.wait()
+    assert rig.spool.counters == before
+    hangs.set()
+    remover.join()
+    assert rig.spool.counters.files == 0
 
 
 # ---- a disk that does not take files ----
