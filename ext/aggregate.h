@@ -173,6 +173,8 @@ static inline void aggregate_flush(aggregate_t *a, int64_t arrival_ns, line_coun
     uint32_t n = a->burst_count;
     const series_index_t *x = &a->table.raw;
     a->burst_count = 0;
+    /* An index that has grown is moved also where no series is new: what it has not moved yet is found the long way. */
+    series_index_move(&a->table, &a->table.raw, 2 * AGGREGATE_BURST);
     /* The slots have been asked for when the samples were added; now the series behind them. */
     for (uint32_t i = 0; i < n; i++) {
         sample_t *sample = &a->burst[i];

@@ -4,6 +4,7 @@
 
 #include <time.h>
 
+#include "line_body.h"
 #include "line_general.h"
 
 /* ---- agent tags ---- */

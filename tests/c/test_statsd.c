@@ -125,6 +125,39 @@ static void test_many_series_come_and_go(void)
     free(a);
 }
 
+/* Once no series is new, an index that has grown is still moved: otherwise what is left in the old one would be found
+ * the long way for ever. */
+static void test_a_grown_index_is_moved_by_known_series(void)
+{
+    aggregate_settings_t settings = usual_settings();
+    aggregate_t *a = calloc(1, sizeof *a);
+    CHECK(series_open(&a->table, 100000, 7));
+    a->settings = &settings;
+    reader->tags = no_tags;
+    reader->general_only = false;
+    s->table = a;
+    s->reader = reader;
+    s->scan = scan_statsd_scalar;
+    line_counts_t counts = {0};
+    char line[40];
+    uint32_t series = 0;
+    /* Until an index of a good size has just grown, and the burst that made it grow is over. */
+    while (a->table.raw.mask < 65535 || a->table.raw.old == NULL) {
+        snprintf(line, sizeof line, "s.%u:1|c\n", series++);
+        feed(line, &counts);
+    }
+    uint32_t bursts = 0;
+    for (; a->table.raw.old != NULL && bursts < 1000; bursts++) {
+        snprintf(line, sizeof line, "s.%u:1|c\n", bursts % series);
+        feed(line, &counts);
+    }
+    CHECK(a->table.raw.old == NULL);
+    CHECK(bursts > 10); /* no burst has moved all of it */
+    CHECK(a->table.live == series && counts.aggregated == series + bursts);
+    series_close(&a->table);
+    free(a);
+}
+
 /* Known series cost no memory: a second round of the same samples allocates nothing. */
 static void test_known_series_allocate_nothing(void)
 {
@@ -238,6 +271,7 @@ int main(int argc, char **argv)
     test_members();
     test_known_series_allocate_nothing();
     test_many_series_come_and_go();
+    test_a_grown_index_is_moved_by_known_series();
     test_mutated_lines();
     return check_report("statsd");
 }

@@ -29,6 +29,8 @@ except ImportError:
 
 LANES = 4
 PHASES = 5
+TICKED_PARTS = 8
+"""The phase that ticks run into is sent in so many parts."""
 PHASE_SAMPLES = 2_000_000
 LINE_BYTES = 24
 PACK_LINES = 59  # 1,416 bytes
@@ -348,7 +350,10 @@ def check_ticks(ticks: list[dict[str, Point]], phase: Phase, gauges: Counter[str
 
 
 def send_under_ticks(server: Server, rows: Any) -> list[dict[str, Point]]:
-    """Send while another thread ticks as often as it can; every tick's points, one more at the end."""
+    """Send while another thread ticks as often as it can; every tick's points, one more at the end.
+
+    The rows go in parts, each after one more tick, so that a machine of any speed has ticks among them.
+    """
     ticks: list[dict[str, Point]] = []
     failures: list[BaseException] = []
     over = threading.Event()
@@ -363,12 +368,15 @@ def send_under_ticks(server: Server, rows: Any) -> list[dict[str, Point]]:
     ticking = threading.Thread(target=tick)
     ticking.start()
     try:
-        server.send(rows)
+        for number, part in enumerate(np.array_split(rows, TICKED_PARTS)):
+            wait_until(lambda least=number: len(ticks) >= least or failures, timeout=60, what="a tick")
+            server.send(part)
         server.received()
     finally:
         over.set()
-        ticking.join(30)
+        ticking.join(60)
     assert not failures, failures
+    assert not ticking.is_alive()
     ticks.append(server.tick())
     return ticks
 
@@ -384,7 +392,7 @@ def test_ten_million_samples_over_four_lanes() -> None:
             phase = make_phase(number)
             if number == 2:
                 ticks = send_under_ticks(server, phase.rows)
-                assert len(ticks) > 3
+                assert len(ticks) >= TICKED_PARTS
                 check_ticks(ticks, phase, gauges)
             elif number == 3:
                 half = len(phase.rows) // 2
