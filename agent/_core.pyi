@@ -335,9 +335,16 @@ def read_lines(
     """
 
 def bench_reader(
-    data: Buffer, seconds: float, *, tags: Sequence[tuple[bytes, bytes]] = ..., isa: str | None = ...
+    data: Buffer,
+    seconds: float,
+    *,
+    tags: Sequence[tuple[bytes, bytes]] = ...,
+    isa: str | None = ...,
+    path: str | None = ...,
 ) -> dict[str, int]:
     """Read *data* into a ring again and again for *seconds*, without the GIL. For benchmarks.
+
+    With a *path* the ring is a file for as long as that, with checksums.
 
     Returns lines, accepted, bytes (of input), ns (monotonic) and cpu_ns (this thread's).
     """

@@ -368,10 +368,12 @@ class Service:
                 },
                 "outputs": {
                     one.name: {
+                        "restored": one.restored,
                         "written": one.written,
                         "missed": one.missed,
                         "delivered": one.delivered,
                         "rejected": one.rejected,
+                        "spooled": one.spooled,
                         "waiting": one.waiting,
                         "dropped": one.dropped,
                     }
@@ -382,7 +384,7 @@ class Service:
 
 
 def _output_state(route: Route) -> OutputState:
-    health = route.flusher.health
+    health, attempts = route.flusher.health, route.flusher.delivery.attempts
     return OutputState(
         name=route.config.name,
         type=route.config.type,
@@ -390,4 +392,7 @@ def _output_state(route: Route) -> OutputState:
         state=health.state,
         since=health.since,
         last_error=health.last_error,
+        breaker=attempts.breaker.value,
+        limit=attempts.limit,
+        round_trip=attempts.round_trip,
     )

@@ -11,10 +11,9 @@ cdef extern from "port.h" nogil:
 
 
 cdef extern from "sum.h" nogil:
-    ctypedef void (*sum_blocks_fn)(void *s, const uint8_t *p, uint64_t blocks) noexcept
-    void sum_blocks_scalar(void *s, const uint8_t *p, uint64_t blocks) noexcept
-    void sum_blocks_avx2(void *s, const uint8_t *p, uint64_t blocks) noexcept
-    uint64_t sum_bytes(sum_blocks_fn blocks, const uint8_t *p, uint64_t n, uint64_t seed) noexcept
+    ctypedef void (*sum_lanes_fn)(uint32_t *lanes, const uint8_t *p, uint64_t n) noexcept
+    void sum_lanes_scalar(uint32_t *lanes, const uint8_t *p, uint64_t n) noexcept
+    sum_lanes_fn sum_lanes_best() noexcept
 
 
 cdef extern from "ring.h" nogil:
@@ -28,7 +27,7 @@ cdef extern from "ring.h" nogil:
         uint8_t *data
         int wake_fd
         bint unsigned_ok
-        sum_blocks_fn sum
+        sum_lanes_fn sum
         uint32_t slot_bytes_max   # atomic; Cython stores it with sequential consistency
         uint32_t slot_metrics_max
         uint64_t position

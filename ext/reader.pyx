@@ -144,7 +144,8 @@ def read_lines(const uint8_t[::1] data not None, *, str precision="ns", object t
     }
 
 
-def bench_reader(const uint8_t[::1] data not None, double seconds, *, object tags=(), object isa=None):
+def bench_reader(const uint8_t[::1] data not None, double seconds, *, object tags=(), object isa=None,
+                 object path=None):
     """Read *data* into a ring again and again for *seconds*, freeing each pass, without the GIL.
 
     Returns lines, bytes (of input), ns (monotonic) and cpu_ns (this thread's). For benchmarks.
@@ -152,7 +153,7 @@ def bench_reader(const uint8_t[::1] data not None, double seconds, *, object tag
     cdef uint32_t n = <uint32_t>data.shape[0]
     cdef line_counts_t counts
     cdef ring_batch_t found
-    cdef Ring ring = Ring(None, max(1 << 22, 4 * n), Waker(), slot_bytes=65536, slot_metrics=256)
+    cdef Ring ring = Ring(path, max(1 << 22, 4 * n), Waker(), slot_bytes=65536, slot_metrics=256)
     cdef ring_t *target = ring.ring
     cdef line_tags_t *extra = tags_of(tags)
     cdef line_reader_t *reader = <line_reader_t *>alloc_aligned(sizeof(line_reader_t))
@@ -186,6 +187,7 @@ def bench_reader(const uint8_t[::1] data not None, double seconds, *, object tag
         free(text)
         line_reader_close(reader)
         free(reader)
+        ring.close()
     return {"lines": counts.received, "accepted": counts.accepted, "bytes": passes * n, "ns": now - start,
             "cpu_ns": cpu}
 

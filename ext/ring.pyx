@@ -18,9 +18,9 @@ cdef extern from "<fcntl.h>" nogil:
         O_NOFOLLOW
         O_NONBLOCK
 
-cdef sum_blocks_fn sum_kernel = sum_blocks_scalar
-if os_environ.get("PENSTOCK_ISA", "") != "scalar" and scan_has_avx2():
-    sum_kernel = sum_blocks_avx2
+cdef sum_lanes_fn sum_kernel = sum_lanes_best()
+if os_environ.get("PENSTOCK_ISA", "") == "scalar":
+    sum_kernel = sum_lanes_scalar
 
 
 cdef bytes read_boot_id():

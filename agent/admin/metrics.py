@@ -7,7 +7,7 @@ Format: https://prometheus.io/docs/instrumenting/exposition_formats/
 """
 
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
@@ -16,7 +16,14 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from agent import __version__, _core
-from agent.accounts import AggregationAccount, LaneAccount, ListenerAccount, OutputAccount
+from agent.accounts import (
+    AggregationAccount,
+    LaneAccount,
+    ListenerAccount,
+    OutputAccount,
+    RejectedAccount,
+    SpoolAccount,
+)
 from agent.admin.status import OutputState, Provider, ServiceStatus
 from agent.ledger import Ledger
 
@@ -55,21 +62,52 @@ _LANE_COUNTERS: _Rows = (
 )
 _LANE_GAUGES: _Rows = (("lane_running", "1 while the lane's thread runs.", "running"),)
 _OUTPUT_COUNTERS: _Rows = (
+    ("output_restored_metrics", "Metrics that an earlier process left, or a command brought.", "restored"),
     ("output_written_metrics", "Metrics written to the output's rings.", "written"),
     ("output_missed_metrics", "Metrics that others took while this output's ring was full.", "missed"),
     ("output_delivered_metrics", "Metrics that the destination confirmed.", "delivered"),
     ("output_rejected_metrics", "Metrics that the destination refused for good.", "rejected"),
-    ("output_batches", "Batches taken from the rings.", "batches"),
+    ("output_batches", "Batches of the rings that are decided, or safe in the spool.", "batches"),
+    ("output_replayed_files", "Files of the spool that are decided.", "replayed"),
     ("output_attempts", "Requests begun.", "attempts"),
     ("output_retries", "Requests begun again after a failure.", "retries"),
     ("output_splits", "Batches cut in two because the destination wanted less at once.", "splits"),
     ("output_raw_bytes", "Bytes of the requests' bodies before compression.", "bytes_raw"),
     ("output_sent_bytes", "Bytes of the requests' bodies as sent.", "bytes_sent"),
+    ("output_breaker_openings", "How often the circuit breaker has opened.", "opened"),
 )
 _OUTPUT_GAUGES: _Rows = (
+    ("output_spooled_metrics", "Metrics in the output's spool.", "spooled"),
     ("output_waiting_metrics", "Metrics in the output's rings, batches under way included.", "waiting"),
     ("output_waiting_bytes", "Bytes in the output's rings.", "waiting_bytes"),
     ("output_capacity_bytes", "How much the output's rings can hold.", "capacity_bytes"),
+)
+_SPOOL_COUNTERS: _Rows = (
+    (
+        "spool_restored_metrics",
+        "Metrics found in the spool at the start, or brought by a command.",
+        "restored",
+    ),
+    ("spool_stored_metrics", "Metrics stored in the spool.", "stored"),
+    ("spool_decided_metrics", "Metrics of the spool that were delivered or rejected.", "decided"),
+)
+_SPOOL_GAUGES: _Rows = (
+    ("spool_files", "Files that wait in the spool.", "files"),
+    ("spool_bytes", "What they take of the disk.", "bytes"),
+    ("spool_foreign_files", "Files in the spool's folder that are not ours, and are left alone.", "foreign"),
+)
+_REFUSED_COUNTERS: _Rows = (
+    ("rejected_unsaved_metrics", "Rejected metrics that no disk would take.", "unsaved"),
+    ("rejected_removed_metrics", "Rejected metrics whose files a limit or a command removed.", "removed"),
+)
+_REFUSED_GAUGES: _Rows = (
+    ("rejected_kept_metrics", "Rejected metrics in the output's folder of them.", "metrics"),
+    ("rejected_files", "Files of rejected metrics; each has another with its reasons.", "files"),
+    ("rejected_bytes", "What they take of the disk.", "bytes"),
+)
+_STATE_GAUGES: _Rows = (
+    ("output_concurrency_limit", "Requests that may be under way at once, as things are.", "limit"),
+    ("output_round_trip_seconds", "Moving average of what a request takes.", "round_trip"),
 )
 
 
@@ -137,10 +175,15 @@ def _service(status: ServiceStatus, ready: bool) -> Iterator[Metric]:
 
 def _output_states(states: Iterable[OutputState]) -> Iterator[Metric]:
     gauge = _gauge("output_state", "1 for the state that the output is in.", ("output", "state"))
+    breaker = _gauge("output_breaker_state", "1 for the state that its breaker is in.", ("output", "state"))
     for output in states:
         for state in ("ok", "retrying", "holding"):
             gauge.add_metric((output.name, state), float(output.state == state))
+        for state in ("closed", "open", "half_open"):
+            breaker.add_metric((output.name, state), float(output.breaker == state))
     yield gauge
+    yield breaker
+    yield from _table(_gauge, _STATE_GAUGES, "output", [(output.name, output) for output in states])
 
 
 def _ledger(ledger: Ledger) -> Iterator[Metric]:
@@ -181,9 +224,47 @@ def _ledger(ledger: Ledger) -> Iterator[Metric]:
         for ring in output.rings:
             slots.add_metric((output.name, ring.writer), ring.slots_used)
     yield slots
+    yield from _disks(ledger.outputs)
 
 
-_Account = ListenerAccount | AggregationAccount | LaneAccount | OutputAccount
+def _disks(outputs: Iterable[OutputAccount]) -> Iterator[Metric]:
+    """The spools and the rejected metrics."""
+    spools = [(one.name, one.spool) for one in outputs if one.spool is not None]
+    yield from _table(_counter, _SPOOL_COUNTERS, "output", spools)
+    yield from _table(_gauge, _SPOOL_GAUGES, "output", spools)
+    oldest = _gauge(
+        "spool_oldest_timestamp_seconds",
+        "When the oldest metric in the spool arrived; 0 if none.",
+        ("output",),
+    )
+    for name, spool in spools:
+        oldest.add_metric((name,), spool.oldest_ns / 1e9)
+    yield oldest
+    refused = [(one.name, one.refused) for one in outputs if one.refused is not None]
+    yield from _table(_counter, _REFUSED_COUNTERS, "output", refused)
+    yield from _table(_gauge, _REFUSED_GAUGES, "output", refused)
+    errors = _counter(
+        "disk_errors", "Calls that the system refused, by errno.", ("output", "folder", "error")
+    )
+    failing = _gauge("disk_failing", "1 while the folder cannot be used as it must be.", ("output", "folder"))
+    for folder, accounts in (("spool", spools), ("rejected", refused)):
+        for name, account in accounts:
+            failing.add_metric((name, folder), float(bool(account.failing)))
+            for error, count in account.errors.items():
+                errors.add_metric((name, folder, error), count)
+    yield errors
+    yield failing
+
+
+_Account = (
+    ListenerAccount
+    | AggregationAccount
+    | LaneAccount
+    | OutputAccount
+    | SpoolAccount
+    | RejectedAccount
+    | OutputState
+)
 
 
 def _by_name(
@@ -196,7 +277,7 @@ def _table(
     family: Callable[[str, str, tuple[str, ...]], CounterMetricFamily | GaugeMetricFamily],
     rows: _Rows,
     label: str,
-    accounts: Iterable[tuple[str, _Account]],
+    accounts: Sequence[tuple[str, _Account]],
 ) -> Iterator[Metric]:
     """One family for each row, with one sample for each account."""
     for name, text, field in rows:

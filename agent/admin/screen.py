@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-_TEXT_COLUMNS = ("listener", "output", "state", "why")
+_TEXT_COLUMNS = ("listener", "output", "state", "why", "folder", "errors")
 _STATE_STYLES = {"ok": "green", "running": "green", "retrying": "yellow", "holding": "bold red"}
 
 
@@ -17,6 +17,8 @@ def draw(status: Mapping[str, Any], console: Console) -> None:
     console.print(_headline(status))
     for reason in status["not_ready"]:
         console.print(f"[bold red]not ready:[/] {escape(reason)}")
+    for trouble in status["detail"]:
+        console.print(f"[bold red]trouble:[/] {escape(trouble)}")
     last = status["reload"]["last"]
     if last is not None and not last["applied"]:
         ago = _span(time.time() - last["time"])
@@ -31,6 +33,10 @@ def draw(status: Mapping[str, Any], console: Console) -> None:
         console.print(_aggregations(aggregating))
         console.print()
     console.print(_outputs(status["outputs"]))
+    kept = [one for one in status["outputs"] if _keeps(one["ledger"])]
+    if kept:
+        console.print()
+        console.print(_disks(kept))
     for output in status["outputs"]:
         if output["last_error"] and output["state"] != "ok":
             since = _span(time.time() - output["since"])
@@ -90,22 +96,73 @@ def _aggregations(listeners: Iterable[Mapping[str, Any]]) -> Table:
 
 
 def _outputs(outputs: Iterable[Mapping[str, Any]]) -> Table:
-    columns = ("written", "delivered", "rejected", "waiting", "dropped", "missed", "why")
+    columns = (
+        "restored",
+        "written",
+        "delivered",
+        "rejected",
+        "spooled",
+        "waiting",
+        "dropped",
+        "missed",
+        "why",
+    )
     table = _table("Delivered", "output", "state", *columns)
     for one in outputs:
         ledger = one["ledger"]
         table.add_row(
             escape(one["name"]),
-            f"[{_STATE_STYLES.get(one['state'], 'dim')}]{escape(one['state'])}[/]",
+            _state(one),
+            _count(ledger["restored"]),
             _count(ledger["written"]),
             _count(ledger["delivered"]),
             _loss(ledger["rejected"]),
+            _count(ledger["spooled"]),
             _count(ledger["waiting"]),
             _loss(sum(ledger["dropped"].values())),
             _loss(ledger["missed"]),
             _reasons(ledger["dropped"]),
         )
     return table
+
+
+def _state(output: Mapping[str, Any]) -> str:
+    state, breaker = output["state"], output["breaker"]
+    style = _STATE_STYLES.get(state, "dim")
+    paused = "" if breaker == "closed" else f", breaker {breaker.replace('_', ' ')}"
+    return f"[{style}]{escape(state)}{paused}[/]"
+
+
+def _keeps(ledger: Mapping[str, Any]) -> bool:
+    """Whether there is anything to tell of its spool and its rejected metrics."""
+    spool, refused = ledger["spool"], ledger["refused"]
+    return bool(
+        (spool and (spool["files"] or spool["stored"] or spool["restored"]))
+        or (refused and (refused["files"] or refused["unsaved"] or refused["removed"]))
+    )
+
+
+def _disks(outputs: Iterable[Mapping[str, Any]]) -> Table:
+    columns = ("metrics", "files", "size", "oldest", "lost", "errors")
+    table = _table("On disk", "output", "folder", *columns)
+    for one in outputs:
+        name, spool, refused = escape(one["name"]), one["ledger"]["spool"], one["ledger"]["refused"]
+        if spool:
+            age = _span(time.time() - spool["oldest_ns"] / 1e9) if spool["oldest_ns"] else ""
+            lost = sum(spool["dropped"].values())
+            table.add_row(name, "spool", *_folder(spool), age, _loss(lost), _errors(spool["errors"]))
+        if refused:
+            lost = refused["unsaved"]
+            table.add_row(name, "rejected", *_folder(refused), "", _loss(lost), _errors(refused["errors"]))
+    return table
+
+
+def _folder(account: Mapping[str, Any]) -> tuple[str, str, str]:
+    return _count(account["metrics"]), _count(account["files"]), _size(account["bytes"])
+
+
+def _errors(errors: Mapping[str, int]) -> str:
+    return f"[bold red]{_reasons(errors)}[/]" if errors else ""
 
 
 def _verdict(ledger: Mapping[str, Any]) -> str:

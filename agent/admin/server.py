@@ -20,7 +20,7 @@ from aiohttp import web
 from agent.admin import CONTROL_SOCKET as CONTROL_SOCKET
 from agent.admin.guard import Guard, Guards
 from agent.admin.keep import add_routes
-from agent.admin.status import Provider, ReloadOutcome, document
+from agent.admin.status import Provider, ReloadOutcome, document, troubles
 from agent.errors import ControlError
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ _BODY_BYTES_MAX = 4096
 
 _ENDPOINTS = (
     ("/healthz", "200 while the agent runs; says nothing of the database"),
-    ("/readyz", "200 while metrics can be received, 503 with the reasons while not"),
+    ("/readyz", "200 while metrics can be received, 503 with the reasons while not; says what else is amiss"),
     ("/metrics", "counters and gauges for Prometheus"),
     ("/api/status", "state, listeners, outputs and the ledger as JSON"),
 )
@@ -228,7 +228,9 @@ class _Handlers:
 
     async def readyz(self, _: web.Request) -> web.Response:
         reasons = self._provider.ready()
-        return _json({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
+        # For whoever looks: it does not keep the agent from receiving.
+        detail = troubles(self._provider.ledger())
+        return _json({"ready": not reasons, "reasons": reasons, "detail": detail}, 503 if reasons else 200)
 
     async def metrics(self, request: web.Request) -> web.Response:
         if self._render is None:

@@ -54,6 +54,12 @@ class OutputState(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since 1970."""
     last_error: str = ""
     """The server's own words, or the network's."""
+    breaker: str = "closed"
+    """``closed``, ``open`` (nothing is sent) or ``half_open`` (one request tries whether it is over)."""
+    limit: int = 0
+    """Requests that may be under way at once, as things are."""
+    round_trip: float = 0.0
+    """The moving average of what a request takes, in seconds; 0 before the first."""
 
 
 class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,12 +118,24 @@ async def document(provider: Provider) -> dict[str, Any]:
         "config": status.config,
         "ready": not (reasons := provider.ready()),
         "not_ready": reasons,
+        "detail": troubles(ledger),
         "reload": reload,
         "listeners": msgspec.to_builtins(ledger.listeners),
         "lanes": msgspec.to_builtins(ledger.lanes),
         "outputs": outputs,
         "ledger": {"balance": balance(ledger, final), "problems": list(ledger.problems)},
     }
+
+
+def troubles(ledger: Ledger) -> list[str]:
+    """What does not work and yet keeps nothing from being received, one line each: disks that refuse."""
+    found = []
+    for output in ledger.outputs:
+        if output.spool is not None and output.spool.failing:
+            found.append(f"output {output.name}: spool: {output.spool.failing}")
+        if output.refused is not None and output.refused.failing:
+            found.append(f"output {output.name}: rejected: {output.refused.failing}")
+    return found
 
 
 def balance(ledger: Ledger, final: bool) -> str:

@@ -10,13 +10,15 @@
 
 #define RING_SLOTS 16u /* the half of them is soon waiting, so that runs stay open between bursts */
 
+#define RING_SUM_BYTES 256u
+
 #include "check.h"
 #include "ring_adopt.h"
 
 #define CAPACITY 4096u /* full before the slots are used up, if bursts are large */
 
 static const uint8_t boot[RING_BOOT_BYTES] = "this machine   ";
-static sum_blocks_fn kernel;
+static sum_lanes_fn kernel;
 
 /* What a process leaves behind beside the ring. */
 typedef struct {
@@ -371,12 +373,35 @@ static void test_a_sum_sees_every_change(void)
 
 static void test_kernels_agree(void)
 {
-    uint8_t bytes[1024];
+    uint8_t bytes[1024 + PORT_PADDING];
     for (uint32_t i = 0; i < sizeof bytes; i++)
         bytes[i] = (uint8_t)(i * 2654435761u >> 24);
-    for (uint32_t n = 0; n < sizeof bytes - 8; n++)
-        for (uint32_t at = 0; at < 8; at += 3)
-            CHECK(sum_bytes(sum_blocks_scalar, bytes + at, n, n) == sum_bytes(kernel, bytes + at, n, n));
+    for (uint32_t n = 0; n < 1016; n++)
+        for (uint32_t at = 0; at < 8; at += 3) {
+            uint64_t sum = sum_bytes(sum_lanes_scalar, bytes + at, n, n);
+            CHECK(sum == sum_bytes(sum_lanes_sse2, bytes + at, n, n) && sum == sum_bytes(kernel, bytes + at, n, n));
+        }
+}
+
+/* Pages and blocks that change places, or are there twice. */
+static void test_a_sum_sees_blocks_that_move(void)
+{
+    static uint8_t bytes[65536 + PORT_PADDING], copy[65536 + PORT_PADDING];
+    for (uint32_t i = 0; i < sizeof bytes; i++)
+        bytes[i] = copy[i] = (uint8_t)((i * 2654435761u >> 24) % 96 + 32);
+    uint64_t sum = sum_bytes(kernel, bytes, 65536, 1);
+    for (uint32_t size = 8; size <= 4096; size *= 2)
+        for (uint32_t a = 0; a + size <= 65536; a += 4096 + size)
+            for (uint32_t b = a + size; b + size <= 65536; b += 8192 + 3 * size) {
+                memcpy(bytes + a, copy + b, size);
+                CHECK(sum_bytes(kernel, bytes, 65536, 1) != sum);
+                memcpy(bytes + b, copy + a, size);
+                CHECK(sum_bytes(kernel, bytes, 65536, 1) != sum);
+                memcpy(bytes, copy, sizeof bytes);
+            }
+    for (uint32_t step = 0; step < SUM_STEPS; step++)
+        for (uint32_t i = 0; i < 16; i++)
+            CHECK(sum_keys[step][i] & 1);
 }
 
 /* ---- killed at every instruction ---- */
@@ -632,9 +657,10 @@ static void test_any_bytes(void)
 
 int main(void)
 {
-    kernel = scan_has_avx2() ? sum_blocks_avx2 : sum_blocks_scalar;
+    kernel = sum_lanes_best();
     progress = mmap(NULL, sizeof *progress, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     test_kernels_agree();
+    test_a_sum_sees_blocks_that_move();
     test_goes_on_where_it_was();
     test_a_run_that_was_open_is_found_at_its_longest();
     test_what_is_no_ring_of_ours_is_named();

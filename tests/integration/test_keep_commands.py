@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from agent.spool_file import metrics_of
 from tests.conftest import wait_until
 from tests.integration.agent_process import ROOT, AgentProcess, free_port, send_udp
 from tests.integration.fake_influxdb import Answer, FakeInfluxDB
-from tests.unit.spool_folder import end_all
+from tests.unit.spool_folder import Rig, end_all
 
 CONFIG = """
 [[listen]]
@@ -135,6 +136,22 @@ def test_looking_needs_no_agent_and_disturbs_none(bench: Bench) -> None:
     assert "name a file as ls does" in bench("spool", "show", "influx", "../../x/y", code=2)
     assert "No such file" in bench("spool", "show", "influx", "missing", code=1)
     assert "wanted the name of an output" in bench("spool", "ls", "../etc", code=2)
+
+
+def test_long_work_shows_a_bar_on_a_terminal(tmp_path: Path) -> None:
+    (tmp_path / "penstock.toml").write_text(f'[agent]\nstate_dir = "{tmp_path}"\n')
+    rig = Rig(tmp_path / "spool" / "influx")
+    for at in range(20):
+        rig.put(at=at)
+    leader, terminal = pty.openpty()
+    command = [sys.executable, "-m", "agent", "spool", "verify", "-c", tmp_path / "penstock.toml"]
+    env = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=terminal, timeout=60)
+    os.close(terminal)
+    assert (done.returncode, done.stdout) == (0, b"20 files, 60 metrics, 0 damaged\n")
+    assert b"20/20" in os.read(leader, 1 << 16)
+    os.close(leader)
+    rig.spool.close()
 
 
 def test_a_running_agent_is_waited_for(bench: Bench, tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ from agent.admin import server
 from agent.admin.server import Admin, start
 from agent.admin.status import OutputState, ReloadOutcome, ReloadStatus, ServiceStatus
 from agent.errors import ControlError
+from agent.rejected import RejectedCounters
+from agent.spool_file import SpoolCounters
 
 NAME = 'in "quotes" \\ and\nlines'
 """A listener's name that has every character which the text format escapes."""
@@ -60,15 +62,26 @@ class Service:
         self.outcome = ReloadOutcome(time=2000.0, changes=("flush.interval: 0.2 -> 0.5",))
         self.reloading = asyncio.Event()
         self.reloading.set()
+        self.spool: SpoolCounters | None = None
+        self.refused: RejectedCounters | None = None
 
     def status(self) -> ServiceStatus:
-        state = OutputState(name="influx", type="influxdb", target="http://h:8086", state="holding")
+        state = OutputState(
+            name="influx",
+            type="influxdb",
+            target="http://h:8086",
+            state="holding",
+            breaker="half_open",
+            limit=3,
+            round_trip=0.25,
+        )
         return ServiceStatus(
             state="running", started=1000.0, config="/c.toml", reload=self.reloads, outputs=(state,)
         )
 
     def ledger(self) -> ledger.Ledger:
-        output = OutputReading("influx", "influxdb", self.counters, {"lane-0": self.ring.stats()})
+        rings = {"lane-0": self.ring.stats()}
+        output = OutputReading("influx", "influxdb", self.counters, rings, self.spool, self.refused)
         return ledger.read({0: (NAME, "udp://x")}, [self.lane.stats()], [output])
 
     def ready(self) -> list[str]:
@@ -132,11 +145,29 @@ def test_health_never_depends_on_readiness(tmp_path: Path) -> None:
     async def body(running: Running) -> None:
         assert await running.get("/healthz") == (200, "ok\n")
         status, text = await running.get("/readyz")
-        assert (status, json.loads(text)) == (200, {"ready": True, "reasons": []})
+        assert (status, json.loads(text)) == (200, {"ready": True, "reasons": [], "detail": []})
         running.service.reasons = ["lane 0 ended"]
         status, text = await running.get("/readyz")
-        assert (status, json.loads(text)) == (503, {"ready": False, "reasons": ["lane 0 ended"]})
+        assert (status, json.loads(text)) == (
+            503,
+            {"ready": False, "reasons": ["lane 0 ended"], "detail": []},
+        )
         assert (await running.get("/healthz"))[0] == 200
+
+    run(tmp_path, body)
+
+
+def test_a_disk_that_fails_is_told_and_keeps_nobody_from_being_ready(tmp_path: Path) -> None:
+    async def body(running: Running) -> None:
+        running.service.spool = SpoolCounters(failing="cannot store: No space left on device")
+        running.service.refused = RejectedCounters(failing="cannot write: Read-only file system")
+        expected = [
+            "output influx: spool: cannot store: No space left on device",
+            "output influx: rejected: cannot write: Read-only file system",
+        ]
+        status, text = await running.get("/readyz")
+        assert (status, json.loads(text)) == (200, {"ready": True, "reasons": [], "detail": expected})
+        assert json.loads((await running.get("/api/status"))[1])["detail"] == expected
 
     run(tmp_path, body)
 
@@ -197,6 +228,61 @@ def test_metrics_are_the_ledger(tmp_path: Path) -> None:
     run(tmp_path, body)
 
 
+def test_metrics_tell_of_the_breaker_and_of_what_is_on_disk(tmp_path: Path) -> None:
+    async def body(running: Running) -> None:
+        output = ("output", "influx")
+        found = samples((await running.get("/metrics"))[1])
+        assert found["penstock_output_breaker_state", (output, ("state", "half_open"))] == 1
+        assert found["penstock_output_breaker_state", (output, ("state", "closed"))] == 0
+        assert found["penstock_output_concurrency_limit", (output,)] == 3
+        assert found["penstock_output_round_trip_seconds", (output,)] == 0.25
+        assert not [name for name, _ in found if name.startswith(("penstock_spool", "penstock_rejected"))]
+        running.service.spool = SpoolCounters(
+            restored=4,
+            stored=3,
+            decided=1,
+            dropped={"spool_age": 2},
+            metrics=4,
+            files=2,
+            bytes=8192,
+            oldest_ns=1_500_000_000,
+            foreign=1,
+            errors={"ENOSPC": 5},
+            failing="full",
+        )
+        running.service.refused = RejectedCounters(metrics=6, files=1, bytes=4096, unsaved=7, removed=8)
+        running.service.counters.replayed = 9
+        running.service.counters.opened = 2
+        text = (await running.get("/metrics"))[1]
+        found = samples(text)
+        expected = {
+            "output_restored_metrics_total": 4,
+            "output_spooled_metrics": 4,
+            "output_replayed_files_total": 9,
+            "output_breaker_openings_total": 2,
+            "spool_restored_metrics_total": 4,
+            "spool_stored_metrics_total": 3,
+            "spool_decided_metrics_total": 1,
+            "spool_files": 2,
+            "spool_bytes": 8192,
+            "spool_foreign_files": 1,
+            "spool_oldest_timestamp_seconds": 1.5,
+            "rejected_kept_metrics": 6,
+            "rejected_files": 1,
+            "rejected_bytes": 4096,
+            "rejected_unsaved_metrics_total": 7,
+            "rejected_removed_metrics_total": 8,
+        }
+        assert {name: found[f"penstock_{name}", (output,)] for name in expected} == expected
+        assert found["penstock_output_dropped_metrics_total", (output, ("reason", "spool_age"))] == 2
+        errors = (("error", "ENOSPC"), ("folder", "spool"), output)
+        assert found["penstock_disk_errors_total", errors] == 5
+        assert found["penstock_disk_failing", (("folder", "spool"), output)] == 1
+        assert found["penstock_disk_failing", (("folder", "rejected"), output)] == 0
+
+    run(tmp_path, body)
+
+
 def test_metrics_speak_openmetrics_to_who_asks_for_it(tmp_path: Path) -> None:
     async def body(running: Running) -> None:
         _, text = await running.get("/metrics", Accept="application/openmetrics-text; version=1.0.0")
@@ -215,6 +301,7 @@ def test_status_shows_service_and_ledger(tmp_path: Path) -> None:
         (output,) = found["outputs"]
         assert (output["name"], output["state"], output["target"]) == ("influx", "holding", "http://h:8086")
         assert output["ledger"]["requests"] == {"2xx": 5, "error": 2}
+        assert (output["breaker"], output["limit"], output["round_trip"]) == ("half_open", 3, 0.25)
         running.service.counters.delivered = 1
         found = json.loads((await running.get("/api/status"))[1])
         assert found["ledger"]["balance"] == "broken"

@@ -169,7 +169,7 @@ def test_status_shows_one_screen(agent: AgentProcess) -> None:
     assert len(result.stdout.splitlines()) < 24
     assert re.search(rf"Penstock {re.escape(__version__)}, running for .*, pid {agent.pid}", result.stdout)
     assert re.search(r"^door +1 +3 +2 +1 +0 +field 1$", result.stdout, re.MULTILINE)
-    assert re.search(r"^void +ok +2 +2 +0 +0 +0 +0 *$", result.stdout, re.MULTILINE)
+    assert re.search(r"^void +ok +0 +2 +2 +0 +0 +0 +0 +0 *$", result.stdout, re.MULTILINE)
     assert "Ledger: balances" in result.stdout
 
 

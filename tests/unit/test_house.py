@@ -95,6 +95,7 @@ HEADERS = (
     "num.h",
     "utf8.h",
     "sum.h",
+    "ring_file.h",
     "ring.h",
     "ring_adopt.h",
     "stats.h",
