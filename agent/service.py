@@ -33,12 +33,13 @@ from agent.errors import EXIT_FAILURE, EXIT_OK, ConfigError, ControlError, Penst
 from agent.ledger import Ledger, settle
 from agent.pipeline import Pipeline
 from agent.route import Route
+from agent.vitals import Beats, StatusLine
 
 logger = logging.getLogger(__name__)
 
 _TICK_S = 1.0
-_BEAT_S = 3.0
-"""A lane that has not come round for so long hangs; idle, it does once a second."""
+_STATUS_S = 5.0
+"""How often the line of ``systemctl status`` is written anew; systemd writes a file each time it changes."""
 
 
 def run(path: Path | None = None) -> int:
@@ -69,7 +70,9 @@ class Service:
         self._reload_queued: asyncio.Task[ReloadOutcome] | None = None
         self._reloads = ReloadStatus()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._beats: dict[int, tuple[int, float]] = {}
+        self._beats = Beats(systemd.watchdog_interval())
+        self._hanging: set[str] = set()
+        self._line = StatusLine()
 
     # ---- what the admin interface asks ----
 
@@ -147,7 +150,7 @@ class Service:
                 "admin": self._admin.address if self._admin else "",
             },
         )
-        systemd.ready(self._summary())
+        systemd.ready(self._status_text())
 
     async def _drain(self) -> None:
         """Stop receiving, deliver what is left, and settle the account."""
@@ -164,11 +167,11 @@ class Service:
             if admin is not None:
                 await admin.aclose()
 
-    def _summary(self) -> str:
-        listeners, outputs = len(self._config.listen), len(self._config.output)
-        return (
-            f"receiving: {listeners} listener{'s'[: listeners != 1]}, {outputs} output{'s'[: outputs != 1]}"
-        )
+    def _status_text(self) -> str:
+        """The line for ``systemctl status``."""
+        text = self._line.text(self._pipeline.ledger(), map(_output_state, self._pipeline.routes()))
+        last = self._reloads.last
+        return f"reload refused: {last.problems[0]}; {text}" if last and last.problems else text
 
     # ---- signals ----
 
@@ -285,7 +288,7 @@ class Service:
                 last=outcome,
             )
             logger.info("reloaded", extra={"changes": outcome.changes})
-            systemd.ready(self._summary())
+            systemd.ready(self._status_text())
         else:
             self._reloads = ReloadStatus(
                 applied=before.applied,
@@ -295,7 +298,7 @@ class Service:
             )
             for problem in outcome.problems:
                 logger.error("reload refused, the old configuration runs on", extra={"problem": problem})
-            systemd.ready(f"{self._summary()}; reload refused: {outcome.problems[0]}")
+            systemd.ready(self._status_text())
 
     # ---- once a second ----
 
@@ -303,9 +306,14 @@ class Service:
         """Look after the threads, and give signs of life to systemd."""
         watchdog = systemd.watchdog_interval()
         pause = min(_TICK_S, watchdog / 2) if watchdog else _TICK_S
+        told, tell_at = "", time.monotonic() + _STATUS_S
         while True:
             try:
                 well = self._look_after()
+                if time.monotonic() >= tell_at and self._state == "running":
+                    tell_at = time.monotonic() + _STATUS_S
+                    if (text := self._status_text()) != told and systemd.status(text):
+                        told = text
             except Exception:
                 logger.exception("looking after the threads failed")
                 well = False
@@ -326,12 +334,15 @@ class Service:
         return self._stop.is_set() or self._alive()
 
     def _alive(self) -> bool:
-        """Whether every lane came round lately."""
-        now = time.monotonic()
-        for lane, beats in enumerate(self._pipeline.beats()):
-            if self._beats.get(lane, (-1, now))[0] != beats:
-                self._beats[lane] = (beats, now)
-        return all(now - seen < _BEAT_S for _, seen in self._beats.values())
+        """Whether every lane and every flusher came round lately; says once of one that hangs."""
+        hanging = self._beats.hanging(self._pipeline.beats())
+        for thread in sorted(set(hanging) - self._hanging):
+            logger.error(
+                "a thread hangs; systemd's watchdog, where there is one, restarts the agent",
+                extra={"hangs": thread, "seconds": round(hanging[thread], 1)},
+            )
+        self._hanging = set(hanging)
+        return not hanging
 
     async def _log_ledger(self, message: str) -> None:
         ledger, final = await settle(self._pipeline.ledger)

@@ -11,8 +11,9 @@ installed there, and nothing that happens there is seen here. It has a loopback 
 network. The units that are enabled here are not there: what starts at its boot is what the test enables.
 
 What holds it together is one process, the *holder*: the mounts are in a mount namespace of its own, and when
-this process ends, by whatever, it ends the machine and itself. Commands are run inside with nsenter, files are reached
-through /proc, and sockets of the test itself are made in the machine's network by :meth:`network`.
+this process ends, by whatever, it ends the machine and itself. Commands are run inside with nsenter, files
+are reached through /proc, and sockets of the test itself are made in the machine's network by
+:meth:`SystemdContainer.network`.
 """
 
 import ctypes
@@ -45,7 +46,7 @@ while read -r line; do leader=$line; done
 [ -z "$leader" ] || kill -KILL "$leader"
 """
 
-# The container's own cgroup, in each tree in which systemd keeps its own, so that it never meets this machine's.
+# The machine has a cgroup of its own in each of the trees in which systemd keeps one.
 _CGROUP_TREES = ("/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified", "/sys/fs/cgroup")
 
 _CLONE_NEWNET = 0x40000000
@@ -55,7 +56,7 @@ _MASKED = ("getty.target", "systemd-logind.service", "systemd-networkd.service",
 
 
 class SystemdContainer:
-    """One machine. :meth:`boot` and :meth:`power_off` may follow one another; its disk lasts until the end."""
+    """One machine, which may be booted and shut down again and again; its disk lasts until the end."""
 
     def __init__(self, folder: Path) -> None:
         for name in ("root", "systemd-nspawn", "nsenter", "unshare", "mount"):
@@ -175,7 +176,7 @@ class SystemdContainer:
     def power_cut(self) -> None:
         """End the machine at once. Its disk keeps what was written to it, synchronised or not."""
         assert self._nspawn is not None
-        # With PID 1 the kernel ends all of its processes; nspawn, which would survive them, only waits for it.
+        # With PID 1 the kernel ends all of the machine's processes, and nspawn waits for it.
         os.kill(self._leader or self._nspawn.pid, signal.SIGKILL)
         self._nspawn.wait(10)
         self._forget()
@@ -228,8 +229,21 @@ class SystemdContainer:
     def inside(self, command: Sequence[str]) -> list[str]:
         """The command line that runs *command* inside."""
         assert self._leader, "the machine does not run"
-        environment = ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "SYSTEMD_COLORS=0"]
-        return [need("nsenter"), "--all", f"--target={self._leader}", *environment, *command]
+        environment = [
+            "env",
+            "-i",
+            "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+            "LC_ALL=C.UTF-8",
+            "SYSTEMD_COLORS=0",
+        ]
+        return [
+            need("nsenter"),
+            "--all",
+            f"--target={self._leader}",
+            *environment,
+            "SYSTEMD_COLORS=0",
+            *command,
+        ]
 
     def systemctl(self, *arguments: str, check: bool = True, timeout: float = COMMAND_SECONDS_MAX) -> str:
         """What ``systemctl`` prints."""

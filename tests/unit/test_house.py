@@ -52,6 +52,7 @@ MODULES = (
     "agent.admin.server",
     "agent.admin.client",
     "agent.admin.screen",
+    "agent.vitals",
     "agent.service",
     "agent.cli",
     "agent.__main__",
