@@ -54,6 +54,7 @@ MODULES = (
     "agent.admin.screen",
     "agent.vitals",
     "agent.service",
+    "agent.installation",
     "agent.cli",
     "agent.__main__",
 )
@@ -181,7 +182,10 @@ def test_the_readme_names_every_command_and_every_target() -> None:
     readme = (ROOT / "README.md").read_text()
     assert [name for name in cli.commands if f"penstock {name}" not in readme] == []
     targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert set(targets) == {"help", "run", "test", "bench", "lint", "fuzz", "build", "clean"}
+    assert set(targets) == {
+        *("help", "run", "test", "bench", "lint", "fuzz", "build", "clean"),
+        *("wheel", "deb", "man"),
+    }
     assert [name for name in targets if name != "help" and f"make {name}" not in readme] == []
 
 
