@@ -205,7 +205,7 @@ def install(root: Path, stage: bool) -> None:
 
 @cli.command()
 @_root_option
-@click.option("--purge", is_flag=True, help="Also configuration and data: /etc, /var/lib and /run/penstock.")
+@click.option("--purge", is_flag=True, help="Also configuration, secrets, data and logs of Penstock.")
 def uninstall(root: Path, purge: bool) -> None:
     """Stop the service and remove what install wrote; configuration and data stay, unless --purge."""
     from agent import installation

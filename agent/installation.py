@@ -9,6 +9,7 @@ below it, and nothing is started.
 import gzip
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -68,7 +69,7 @@ PACKAGE = Layout(
 CONFIG = "/etc/penstock/penstock.toml"
 CONF_D = "/etc/penstock/conf.d"
 LINK = "/usr/local/bin/penstock"
-PURGED = ("/etc/penstock", "/var/lib/penstock", "/run/penstock")
+PURGED = ("/etc/penstock", "/var/lib/penstock", "/var/log/penstock", "/run/penstock")
 
 
 class Item(NamedTuple):
@@ -221,13 +222,22 @@ def _refuse_what_the_service_cannot_reach(*paths: Path) -> None:
     for path in {which for one in paths for which in (one.absolute(), one.resolve())}:
         if not path.exists():
             raise ControlError(f"{path} does not exist; call `penstock install` by its path")
-        hidden = any(path.is_relative_to(folder) for folder in _HIDDEN)
-        closed = [one for one in path.parents if not one.stat().st_mode & 0o001]
-        if hidden or closed:
+        if hidden(path) or closed(path):
             raise ControlError(
                 f"the service may not read {path}; use an environment that all may read, "
                 "such as: python3 -m venv /opt/penstock && /opt/penstock/bin/pip install penstock"
             )
+
+
+def hidden(path: Path) -> bool:
+    """Whether *path* is in a folder that the sandbox of the service does not show it."""
+    return any(path.is_relative_to(folder) for folder in _HIDDEN)
+
+
+def closed(path: Path, top: Path = Path("/")) -> bool:
+    """Whether a folder on the way from *top* to *path* may not be entered by every user."""
+    folders = (one for one in path.parents if one != top and one.is_relative_to(top))
+    return any(not one.stat().st_mode & stat.S_IXOTH for one in folders)
 
 
 def _ours(root: Path, item: Item) -> bool:
