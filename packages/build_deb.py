@@ -9,6 +9,8 @@ dpkg-deb and dpkg-shlibdeps; nothing needs root.
 
 import argparse
 import compileall
+import email.utils
+import fcntl
 import gzip
 import os
 import platform
@@ -61,6 +63,18 @@ def version() -> str:
     assert found, "agent/__init__.py has no version"
     release = platform.freedesktop_os_release()
     return f"{found[1]}+{release['ID']}{release.get('VERSION_ID', '')}"
+
+
+def clock() -> str:
+    """When these sources were committed, in seconds; without git, the age of what was told last."""
+    done = subprocess.run(["git", "log", "-1", "--format=%ct"], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip() or str(int((ROOT / "CHANGELOG.md").stat().st_mtime))
+
+
+def maintainer() -> str:
+    """Whoever builds it says who it is, by the names that Debian's tools have for that."""
+    name = os.environ.get("DEBFULLNAME", "The Penstock authors")
+    return f"{name} <{os.environ.get('DEBEMAIL', 'penstock@localhost')}>"
 
 
 def build_wheel(work: Path) -> Path:
@@ -155,23 +169,35 @@ def main() -> None:
     if os.path.realpath(sys.executable) != PYTHON or sys.prefix != sys.base_prefix:
         os.execv(PYTHON, [PYTHON, __file__, *sys.argv[1:]])
     os.umask(0o022)
+    os.environ.setdefault("SOURCE_DATE_EPOCH", clock())
     work = ROOT / "build" / "deb"
+    work.mkdir(parents=True, exist_ok=True)
+    # Two builds at once would take each other's files away: the second one waits.
+    lock = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
     stage = work / "stage"
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(parents=True)
     build_environment(build_wheel(work), stage, work)
     (stage / "usr/bin").mkdir(parents=True, exist_ok=True)
     (stage / "usr/bin/penstock").symlink_to(f"/{HOME}/bin/penstock")
-    add_documents(stage)
+    add_documents(stage, options.version)
     add_control(stage, work, options.version)
     print(pack(stage, options.version, options.output))
 
 
-def add_documents(stage: Path) -> None:
+def add_documents(stage: Path, version: str) -> None:
     folder = stage / "usr/share/doc/penstock"
     folder.mkdir(parents=True)
     shutil.copyfile(HERE / "copyright", folder / "copyright")
-    (folder / "changelog.gz").write_bytes(gzip.compress((ROOT / "CHANGELOG.md").read_bytes(), 9, mtime=0))
+    changes = (ROOT / "CHANGELOG.md").read_bytes()
+    (folder / "CHANGELOG.md.gz").write_bytes(gzip.compress(changes, 9, mtime=0))
+    date = email.utils.formatdate(int(os.environ["SOURCE_DATE_EPOCH"]))
+    entry = (
+        f"penstock ({version}) unstable; urgency=medium\n\n"
+        f"  * What has changed is told in CHANGELOG.md.\n\n -- {maintainer()}  {date}\n"
+    )
+    (folder / "changelog.gz").write_bytes(gzip.compress(entry.encode(), 9, mtime=0))
     shutil.copyfile(ROOT / "README.md", folder / "README.md")
     overrides = stage / "usr/share/lintian/overrides/penstock"
     overrides.parent.mkdir(parents=True)
@@ -186,6 +212,7 @@ def add_control(stage: Path, work: Path, version: str) -> None:
         "VERSION": version,
         "ARCHITECTURE": run("dpkg", "--print-architecture").strip(),
         "SIZE": str(sum(-(-path.stat().st_size // 1024) for path in files)),
+        "MAINTAINER": maintainer(),
         "PYTHON": python_package(),
         "LIBRARIES": depends_on_libraries(stage, work),
     }
@@ -203,9 +230,11 @@ def pack(stage: Path, version: str, output: Path) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     architecture = run("dpkg", "--print-architecture").strip()
     target = output / f"penstock_{version}_{architecture}.deb"
-    clock = int((ROOT / "CHANGELOG.md").stat().st_mtime)
-    os.environ.setdefault("SOURCE_DATE_EPOCH", str(clock))
-    run("dpkg-deb", "--root-owner-group", "-Zxz", "--build", stage, target)
+    # In one step: whoever installs it meanwhile has the old one or the new one.
+    new = stage.with_name("new.deb")
+    run("dpkg-deb", "--root-owner-group", "-Zxz", "--build", stage, new)
+    shutil.copyfile(new, target.with_suffix(".new"))
+    target.with_suffix(".new").replace(target)
     return target
 
 
