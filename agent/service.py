@@ -33,7 +33,7 @@ from agent.errors import EXIT_FAILURE, EXIT_OK, ConfigError, ControlError, Penst
 from agent.ledger import Ledger, settle
 from agent.pipeline import Pipeline
 from agent.route import Route
-from agent.vitals import Beats, StatusLine
+from agent.vitals import Beats, StatusLine, ThreadNames
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ class Service:
         self._beats = Beats(systemd.watchdog_interval())
         self._hanging: set[str] = set()
         self._line = StatusLine()
+        self._thread_names = ThreadNames()
 
     # ---- what the admin interface asks ----
 
@@ -323,6 +324,7 @@ class Service:
 
     def _look_after(self) -> bool:
         """Log malformed lines, and end the agent if a thread of it has ended. True if all is well."""
+        self._thread_names.tell()
         for listener, reason, line in self._pipeline.samples():
             logger.warning("malformed line", extra={"listener": listener, "reason": reason, "line": line})
         failures = self._pipeline.failures()
