@@ -209,7 +209,8 @@ def _may_change(root: Path) -> None:
 def _command() -> str:
     """The absolute path of the command that the units run: the one that was called, else the one of pip."""
     called = shutil.which(sys.argv[0]) if Path(sys.argv[0]).name == "penstock" else None
-    return os.path.abspath(called or Path(sysconfig.get_path("scripts")) / "penstock")
+    # Not by the link that was called: the units would change with it.
+    return os.path.realpath(called or Path(sysconfig.get_path("scripts")) / "penstock")
 
 
 def _refuse_a_second_one(root: Path) -> None:

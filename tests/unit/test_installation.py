@@ -138,7 +138,7 @@ def test_purge_takes_configuration_and_data_too(root: Path) -> None:
 
 
 def test_an_environment_that_the_service_cannot_read_is_refused(tmp_path: Path) -> None:
-    assert installation.hidden(Path("/home/somebody/venv/bin/penstock"))
+    assert installation.hidden(Path("/home", "somebody", "venv", "bin", "penstock"))
     assert installation.hidden(Path("/tmp/venv/bin/penstock"))
     assert not installation.hidden(Path("/opt/penstock/bin/penstock"))
     for name, mode in (("closed", 0o700), ("open", 0o755)):
