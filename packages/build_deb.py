@@ -12,6 +12,7 @@ import compileall
 import email.utils
 import fcntl
 import gzip
+import importlib.util
 import os
 import platform
 import py_compile
@@ -19,6 +20,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,6 +65,22 @@ def version() -> str:
     assert found, "agent/__init__.py has no version"
     release = platform.freedesktop_os_release()
     return f"{found[1]}+{release['ID']}{release.get('VERSION_ID', '')}"
+
+
+def refuse_without_tools() -> None:
+    """End with the command that installs what is missing, if something is."""
+    python = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    wanted = {
+        "dpkg-dev": shutil.which("dpkg-shlibdeps"),
+        "binutils": shutil.which("strip"),
+        "gcc libc6-dev": shutil.which("cc") or shutil.which("gcc"),
+        f"{python}-venv": importlib.util.find_spec("ensurepip"),
+        f"{python}-dev": header.exists(),
+    }
+    missing = [name for name, found in wanted.items() if not found]
+    if missing:
+        sys.exit(f"To build the package: sudo apt install {' '.join(missing)}")
 
 
 def clock() -> str:
@@ -166,8 +184,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "dist")
     options = parser.parse_args()
     # What is compiled here must be compiled by the Python that will run it.
+    if not Path(PYTHON).exists():
+        sys.exit("To build the package: sudo apt install python3")
     if os.path.realpath(sys.executable) != PYTHON or sys.prefix != sys.base_prefix:
         os.execv(PYTHON, [PYTHON, __file__, *sys.argv[1:]])
+    refuse_without_tools()
     os.umask(0o022)
     os.environ.setdefault("SOURCE_DATE_EPOCH", clock())
     work = ROOT / "build" / "deb"
