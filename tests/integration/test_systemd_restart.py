@@ -56,6 +56,7 @@ def recovered(machine: PenstockMachine) -> None:
     wait_until(lambda: machine.queues()[0][0] < 1 << 20, what="the queue is read")
 
 
+@pytest.mark.slow
 def test_five_restarts_and_an_upgrade_at_100_000_a_second_lose_nothing(tmp_path: Path, upgrade: Path) -> None:
     with PenstockMachine(tmp_path) as machine:
         ready(machine)
@@ -78,6 +79,7 @@ def test_five_restarts_and_an_upgrade_at_100_000_a_second_lose_nothing(tmp_path:
         print(f"{sent:,} sent and stored, 0 dropped by the kernel")
 
 
+@pytest.mark.slow
 @pytest.mark.xfail(reason="what a killed agent leaves in its rings is not delivered by the next one yet")
 def test_ten_kills_at_50_000_a_second_lose_nothing(tmp_path: Path) -> None:
     with PenstockMachine(tmp_path) as machine:

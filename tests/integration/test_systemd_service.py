@@ -157,6 +157,7 @@ def test_a_reload_of_a_bad_configuration_fails_says_why_and_changes_nothing(mach
     assert machine.show(SERVICE, "StatusText").startswith("receiving")
 
 
+@pytest.mark.slow
 def test_a_hundred_reloads_under_load_leak_nothing_and_lose_nothing(machine: PenstockMachine) -> None:
     """Each changes something: a listener that comes and goes, a batch that is larger or smaller."""
     machine.systemctl("start", SERVICE)
@@ -229,6 +230,7 @@ def _outer_pid(machine: PenstockMachine) -> int:
     raise AssertionError(f"no process is number {inner} inside")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("thread", ["lane-0", "flush-influx"])
 def test_a_thread_that_hangs_is_noticed_and_the_agent_restarted_in_time(
     machine: PenstockMachine, thread: str
@@ -257,6 +259,7 @@ def test_a_thread_that_hangs_is_noticed_and_the_agent_restarted_in_time(
         machine.wait_stored(200)
 
 
+@pytest.mark.slow
 @pytest.mark.xfail(reason="what a killed agent leaves in its rings is not delivered by the next one yet")
 def test_what_was_accepted_before_a_hang_is_delivered_after_it(machine: PenstockMachine) -> None:
     machine.drop_in(SERVICE, "[Service]\nWatchdogSec=4s\n")
@@ -331,6 +334,7 @@ def test_after_a_boot_the_socket_is_there_and_the_service_runs(machine: Penstock
     assert at_rest(machine.status())
 
 
+@pytest.mark.slow
 @pytest.mark.xfail(reason="there is no queue on disk yet")
 def test_what_could_not_be_delivered_before_a_reboot_is_delivered_after_it(machine: PenstockMachine) -> None:
     machine.systemctl("start", SERVICE)
