@@ -42,8 +42,11 @@ mount -t tmpfs -o mode=0755,size={size} penstock-test "{folder}" &&
 mkdir "{folder}/upper" "{folder}/work" "{folder}/root" &&
 mount -t overlay -o "lowerdir=/,upperdir={folder}/upper,workdir={folder}/work" overlay "{folder}/root" &&
 echo mounted &&
-while read -r line; do leader=$line; done
-[ -z "$leader" ] || kill -KILL "$leader"
+while read -r line; do cgroups=$line; done
+[ -z "$cgroups" ] || while find $cgroups -name cgroup.procs -exec cat {{}} + 2>/dev/null | grep -q .; do
+    find $cgroups -name cgroup.procs -exec cat {{}} + | xargs -r kill -KILL
+done 2>/dev/null
+[ -z "$cgroups" ] || find $cgroups -depth -type d -exec rmdir {{}} + 2>/dev/null
 """
 
 # The machine has a cgroup of its own in each of the trees in which systemd keeps one.
@@ -122,6 +125,7 @@ class SystemdContainer:
         ]
         for cgroup in self._cgroups:
             cgroup.mkdir(exist_ok=True)
+        self._tell_holder(" ".join(map(str, self._cgroups)))
         enter = " && ".join(f'echo $$ >"{cgroup}/cgroup.procs"' for cgroup in self._cgroups)
         command = [
             *(need("systemd-nspawn"), "--quiet", "--register=no", "--keep-unit", "--private-network"),
@@ -157,15 +161,14 @@ class SystemdContainer:
             for child in task.read_text().split():
                 with suppress(OSError):
                     if Path(f"/proc/{child}/comm").read_text() == "systemd\n":
-                        self._lead(int(child))
+                        self._leader = int(child)
                         return True
         return False
 
-    def _lead(self, leader: int) -> None:
-        """Tell the holder whom to end with itself; 0 is nobody."""
+    def _tell_holder(self, cgroups: str) -> None:
+        """What it ends with itself, from before the machine's first process is there; empty for nothing."""
         assert self._holder is not None and self._holder.stdin is not None
-        self._leader = leader
-        self._holder.stdin.write(f"{leader or ''}\n")
+        self._holder.stdin.write(f"{cgroups}\n")
         self._holder.stdin.flush()
 
     def power_off(self, timeout: float = 60.0) -> None:
@@ -184,7 +187,7 @@ class SystemdContainer:
         self._forget()
 
     def _forget(self) -> None:
-        self._lead(0)
+        self._leader = 0
         self._nspawn = None
         for cgroup in self._cgroups:
             # From the leaves up; the last process may take a moment to be gone.
@@ -198,6 +201,7 @@ class SystemdContainer:
 
             wait_until(removed, 10, f"{cgroup} is empty")
         self._cgroups = []
+        self._tell_holder("")
 
     def close(self) -> None:
         """Leave nothing behind."""
