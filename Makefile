@@ -22,7 +22,12 @@ STAMP_DEV := $(VENV)/.installed-dev
 STAMP_CORE := $(VENV)/.built-core
 CORE_SOURCES := setup.py $(wildcard ext/*.pyx ext/*.pxd ext/*.pxi ext/*.h)
 
-.PHONY: help run test bench lint fuzz build clean
+# What a package is made of.
+STAMP_DEB := build/deb/.made
+DEB_SOURCES := $(CORE_SOURCES) pyproject.toml MANIFEST.in $(wildcard systemd/* configs/* man/*) \
+	$(shell find agent packages -name '*.py' -o -path 'packages/deb/*')
+
+.PHONY: help run test bench lint fuzz build wheel deb man clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
@@ -49,6 +54,14 @@ lint: $(STAMP_DEV) $(STAMP_CORE)  ## ruff, mypy, the stub against the core, cyth
 	$(PY) -m mypy.stubtest agent._core --concise --allowlist .ci/stubtest-allowlist.txt --ignore-unused-allowlist
 	# It calls pycodestyle by its name.
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint ext
+
+wheel: $(STAMP_DEV)  ## source distribution and wheel for this Python, in dist/
+	@$(PY) -m build --outdir dist
+
+deb: $(STAMP_DEB)  ## package for Debian or Ubuntu of this machine's release, in dist/
+
+man: $(STAMP_CORE)  ## the parts of man/ that are made from the code
+	@$(PY) packages/man_pages.py
 
 clean:  ## remove what was built, the environment too
 	@rm -rf build dist *.egg-info agent/_core*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks $(VENV)
@@ -121,4 +134,10 @@ $(STAMP_DEV): $(STAMP_RUN)
 $(STAMP_CORE): $(STAMP_RUN) $(CORE_SOURCES)
 	@echo "Building the compiled core" >&2
 	$(PY) setup.py -q build_ext --inplace
+	touch $@
+
+# With the distribution's own Python, whatever the environment above was made with.
+$(STAMP_DEB): $(DEB_SOURCES)
+	@echo "Building the package" >&2
+	/usr/bin/python3 packages/build_deb.py
 	touch $@

@@ -171,6 +171,53 @@ def version() -> None:
     click.echo(f"penstock {__version__} (Python {platform.python_version()}, kernels {_core.ISA})")
 
 
+_root_option = click.option(
+    "--root",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("/"),
+    help="Work on the files below this folder, and start or stop nothing.",
+)
+
+
+@cli.command()
+@_root_option
+@click.option("--stage", is_flag=True, hidden=True, help="The files of a package only: used to build one.")
+def install(root: Path, stage: bool) -> None:
+    """Make a pip installation a service: units, user, configuration, man pages, completions.
+
+    Doing it again changes nothing but what is out of date. A configuration that is there is kept.
+    """
+    from agent import installation
+
+    if stage:
+        installation.stage(root, _completions())
+    else:
+        installation.install(root.absolute(), _completions(), click.echo)
+
+
+@cli.command()
+@_root_option
+@click.option("--purge", is_flag=True, help="Also configuration, secrets, data and logs of Penstock.")
+def uninstall(root: Path, purge: bool) -> None:
+    """Stop the service and remove what install wrote; configuration and data stay, unless --purge."""
+    from agent import installation
+
+    installation.uninstall(root.absolute(), purge, _completions(), click.echo)
+
+
+def _completions() -> dict[str, str]:
+    """The scripts by which shells complete the command, as click writes them."""
+    from click.shell_completion import ShellComplete, get_completion_class
+
+    scripts = {}
+    for shell in ("bash", "zsh", "fish"):
+        kind = get_completion_class(shell)
+        assert kind is not None
+        # Not its own source(): bash's starts the bash of this machine to look at its version.
+        scripts[shell] = ShellComplete.source(kind(cli, {}, "penstock", "_PENSTOCK_COMPLETE"))
+    return scripts
+
+
 def _hints(config: "Config") -> Iterator[str]:
     """Where to send, where to look, and one line to try."""
     yield "Send to:  " + ", ".join(listen.address for listen in config.listen)

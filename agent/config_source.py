@@ -224,7 +224,14 @@ def resolve(reference: str) -> str:
                 f"the credential {quote(name)} is not there: no credentials were passed "
                 "(LoadCredential= in the unit passes them)"
             )
-        return _read_reference(Path(folder) / name, f"the credential {quote(name)}")
+        text = _read_reference(Path(folder) / name, f"the credential {quote(name)}")
+        if not text:
+            # As penstock.service passes it where the file of its LoadCredential= is missing.
+            raise ValueError(
+                f"the credential {quote(name)} is empty: put it into /etc/penstock/{name}, "
+                "or into the file that LoadCredential= in the unit names, and restart the service"
+            )
+        return text
     raise ValueError(f'unknown kind of reference {quote(kind)}; wanted "file" or "credential"')
 
 

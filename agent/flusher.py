@@ -135,6 +135,11 @@ class Flusher:
         """Whether the thread runs. It ends by itself only after :meth:`retire`."""
         return self._thread.is_alive()
 
+    def beat(self) -> int:
+        """How often it came round. Asks it to do so once more: idle, it sleeps without a timer."""
+        self._waker.wake()
+        return self._turn
+
     def start(self) -> None:
         self._thread.start()
 

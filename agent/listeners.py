@@ -134,17 +134,18 @@ class Pool:
     def take(self, listen: Listen, where: Endpoint) -> list[BoundSocket]:
         """Remove and return the sockets that are *listen*'s, by its name or by its address.
 
-        Raises ListenError if one carries the listener's name and is of another kind.
+        All sockets of a unit have one name, so those of another kind are left to other listeners. Raises
+        ListenError if there is none but those.
         """
         named = [one for one in self.sockets if one.passed_name == listen.name]
-        for one in named:
-            same_kind = (one.sock.family == socket.AF_UNIX) == (where.family == socket.AF_UNIX)
-            if not same_kind or not _is_datagram(one):
-                raise ListenError(
-                    f"{listen.address}: systemd passed a socket named {listen.name!r} of another kind; "
-                    "make it ListenDatagram= in the .socket unit, or give it another FileDescriptorName="
-                )
-        taken = named or [one for one in self.sockets if _is_datagram(one) and _serves(one.sock, where)]
+        taken = [one for one in named if _is_datagram(one) and _same_kind(one, where)]
+        if named and not taken:
+            raise ListenError(
+                f"{listen.address}: systemd passed a socket named {listen.name!r} of another kind; "
+                "make it ListenDatagram= in the .socket unit, or give it another FileDescriptorName="
+            )
+        if not taken:
+            taken = [one for one in self.sockets if _is_datagram(one) and _serves(one.sock, where)]
         self.sockets = [one for one in self.sockets if one not in taken]
         return taken
 
@@ -313,6 +314,10 @@ def _set_receive_buffer(one: BoundSocket, wanted: int) -> int:
 
 def _receive_buffer(one: BoundSocket) -> int:
     return one.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+
+
+def _same_kind(one: BoundSocket, where: Endpoint) -> bool:
+    return (one.sock.family == socket.AF_UNIX) == (where.family == socket.AF_UNIX)
 
 
 def _is_datagram(one: BoundSocket) -> bool:

@@ -195,9 +195,10 @@ class Pipeline:
             for route in (*self._retiring, *self.layout.routes):
                 route.leaving.sweep()
 
-    def beats(self) -> list[int]:
-        """How often each lane came round; one that lives does so once a second at least."""
-        return [lane.stats()["beats"] for lane in self._lanes]
+    def beats(self) -> dict[str, int]:
+        """How often each lane and each flusher came round, by thread: more at each look, a second later."""
+        beats = {f"lane-{lane.index}": lane.stats()["beats"] for lane in self._lanes}
+        return beats | {f"flush-{one.config.name}": one.flusher.beat() for one in self.layout.routes}
 
     def failures(self) -> list[str]:
         """Which threads ended that should run, and why; empty if all is well."""

@@ -33,12 +33,13 @@ from agent.ledger import Ledger, settle
 from agent.lock import FolderLock
 from agent.pipeline import Pipeline
 from agent.route import Route
+from agent.vitals import Beats, StatusLine, ThreadNames
 
 logger = logging.getLogger(__name__)
 
 _TICK_S = 1.0
-_BEAT_S = 3.0
-"""A lane that has not come round for so long hangs; idle, it does once a second."""
+_STATUS_S = 5.0
+"""How often the line of ``systemctl status`` is written anew; systemd writes a file each time it changes."""
 
 
 def run(path: Path | None = None) -> int:
@@ -69,8 +70,11 @@ class Service:
         self._reload_queued: asyncio.Task[ReloadOutcome] | None = None
         self._reloads = ReloadStatus()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._beats: dict[int, tuple[int, float]] = {}
         self._state_lock = FolderLock(Path(config.agent.state_dir), "agent.state_dir", str(path))
+        self._beats = Beats(systemd.watchdog_interval())
+        self._hanging: set[str] = set()
+        self._line = StatusLine()
+        self._thread_names = ThreadNames()
 
     # ---- what the admin interface asks ----
 
@@ -156,7 +160,7 @@ class Service:
                 "admin": self._admin.address if self._admin else "",
             },
         )
-        systemd.ready(self._summary())
+        systemd.ready(self._status_text())
 
     def _lock_state(self, config: Config) -> None:
         """Claim the state folder if an output of *config* keeps something in it. Raises ControlError."""
@@ -178,11 +182,11 @@ class Service:
             if admin is not None:
                 await admin.aclose()
 
-    def _summary(self) -> str:
-        listeners, outputs = len(self._config.listen), len(self._config.output)
-        return (
-            f"receiving: {listeners} listener{'s'[: listeners != 1]}, {outputs} output{'s'[: outputs != 1]}"
-        )
+    def _status_text(self) -> str:
+        """The line for ``systemctl status``."""
+        text = self._line.text(self._pipeline.ledger(), map(_output_state, self._pipeline.routes()))
+        last = self._reloads.last
+        return f"reload refused: {last.problems[0]}; {text}" if last and last.problems else text
 
     # ---- signals ----
 
@@ -300,7 +304,7 @@ class Service:
                 last=outcome,
             )
             logger.info("reloaded", extra={"changes": outcome.changes})
-            systemd.ready(self._summary())
+            systemd.ready(self._status_text())
         else:
             self._reloads = ReloadStatus(
                 applied=before.applied,
@@ -310,7 +314,7 @@ class Service:
             )
             for problem in outcome.problems:
                 logger.error("reload refused, the old configuration runs on", extra={"problem": problem})
-            systemd.ready(f"{self._summary()}; reload refused: {outcome.problems[0]}")
+            systemd.ready(self._status_text())
 
     # ---- once a second ----
 
@@ -318,9 +322,14 @@ class Service:
         """Look after the threads, and give signs of life to systemd."""
         watchdog = systemd.watchdog_interval()
         pause = min(_TICK_S, watchdog / 2) if watchdog else _TICK_S
+        told, tell_at = "", time.monotonic() + _STATUS_S
         while True:
             try:
                 well = self._look_after()
+                if time.monotonic() >= tell_at and self._state == "running":
+                    tell_at = time.monotonic() + _STATUS_S
+                    if (text := self._status_text()) != told and systemd.status(text):
+                        told = text
             except Exception:
                 logger.exception("looking after the threads failed")
                 well = False
@@ -331,6 +340,7 @@ class Service:
     def _look_after(self) -> bool:
         """Log malformed lines, and end the agent if a thread of it has ended. True if all is well."""
         self._pipeline.look_after()
+        self._thread_names.tell()
         for listener, reason, line in self._pipeline.samples():
             logger.warning("malformed line", extra={"listener": listener, "reason": reason, "line": line})
         failures = self._pipeline.failures()
@@ -342,12 +352,15 @@ class Service:
         return self._stop.is_set() or self._alive()
 
     def _alive(self) -> bool:
-        """Whether every lane came round lately."""
-        now = time.monotonic()
-        for lane, beats in enumerate(self._pipeline.beats()):
-            if self._beats.get(lane, (-1, now))[0] != beats:
-                self._beats[lane] = (beats, now)
-        return all(now - seen < _BEAT_S for _, seen in self._beats.values())
+        """Whether every lane and every flusher came round lately; says once of one that hangs."""
+        hanging = self._beats.hanging(self._pipeline.beats())
+        for thread in sorted(set(hanging) - self._hanging):
+            logger.error(
+                "a thread hangs; systemd's watchdog, where there is one, restarts the agent",
+                extra={"hangs": thread, "seconds": round(hanging[thread], 1)},
+            )
+        self._hanging = set(hanging)
+        return not hanging
 
     async def _log_ledger(self, message: str) -> None:
         ledger, final = await settle(self._pipeline.ledger)

@@ -278,7 +278,9 @@ class AgentProcess:
                     return
                 continue
             fields = dict(line.split("=", 1) for line in message.decode().splitlines() if "=" in line)
-            self.notifications.append(fields)
+            # The line that comes every few seconds by itself is no event.
+            if fields.keys() != {"STATUS"}:
+                self.notifications.append(fields)
 
 
 # Moves the descriptors to 3, 4, … and becomes the agent, so that its process id is the one in LISTEN_PID.

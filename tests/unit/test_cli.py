@@ -61,7 +61,10 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
 
 def test_every_command_explains_itself() -> None:
     commands = cli.commands
-    assert set(commands) == {"run", "check", "config", "status", "reload", "spool", "rejected", "version"}
+    assert set(commands) == {
+        *("run", "check", "config", "status", "reload", "spool", "rejected", "version"),
+        *("install", "uninstall"),
+    }
     for name in commands:
         result = penstock(name, "--help")
         assert result.exit_code == 0 and "Usage: cli" in result.stdout

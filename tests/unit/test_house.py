@@ -79,11 +79,13 @@ MODULES = (
     "agent.admin.server",
     "agent.admin.client",
     "agent.admin.screen",
+    "agent.vitals",
     "agent.service",
     "agent.replay",
     "agent.cli_options",
     "agent.cli_files",
     "agent.cli_keep",
+    "agent.installation",
     "agent.cli",
     "agent.__main__",
 )
@@ -217,7 +219,10 @@ def test_the_readme_names_every_command_and_every_target() -> None:
     readme = (ROOT / "README.md").read_text()
     assert [name for name in cli.commands if f"penstock {name}" not in readme] == []
     targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert set(targets) == {"help", "run", "test", "bench", "lint", "fuzz", "build", "clean"}
+    assert set(targets) == {
+        *("help", "run", "test", "bench", "lint", "fuzz", "build", "clean"),
+        *("wheel", "deb", "man"),
+    }
     assert [name for name in targets if name != "help" and f"make {name}" not in readme] == []
 
 

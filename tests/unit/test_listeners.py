@@ -353,6 +353,18 @@ def test_a_passed_socket_of_the_right_name_and_the_wrong_kind_is_an_error(opened
     pool.close()
 
 
+def test_the_sockets_of_a_unit_have_one_name_and_each_listener_takes_those_of_its_kind(
+    opened: Opener, tmp_path: Path
+) -> None:
+    unix = passed(socket.AF_UNIX, f"{tmp_path}/s", "line")
+    inet = passed(socket.AF_INET, ("127.0.0.1", 0), "line")
+    pool = Pool.adopt([unix, inet])
+    [one] = opened(udp(9, name="line"), pool=pool)
+    assert one.fd == inet.fd
+    [two] = opened(f"unixgram://{tmp_path}/s", pool=pool)
+    assert two.fd == unix.fd
+
+
 def test_several_passed_sockets_of_one_address_serve_one_listener(opened: Opener) -> None:
     first = passed(socket.AF_INET, ("127.0.0.1", 0), "penstock.socket", SO_REUSEPORT=1)
     with socket.socket(fileno=os.dup(first.fd)) as known:

@@ -2,6 +2,7 @@
 
 import configparser
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -123,9 +124,11 @@ def test_a_reload_is_synchronous_and_a_stop_outlasts_the_drain() -> None:
     assert float(service["TimeoutStopSec"].removesuffix("s")) > Agent().drain_timeout
 
 
-def test_folders_and_socket_are_those_of_the_shipped_configuration() -> None:
+def test_folders_and_sockets_are_those_of_the_shipped_configuration() -> None:
     config = load(SYSTEMD.parent / "configs/penstock.toml")
-    service, sock = Unit(SYSTEMD / "penstock.service")["Service"], Unit(SYSTEMD / "penstock.socket")["Socket"]
+    service = Unit(SYSTEMD / "penstock.service")["Service"]
     assert config.agent.state_dir == f"/var/lib/{service['StateDirectory']}"
     assert config.agent.runtime_dir == f"/run/{service['RuntimeDirectory']}"
-    assert [one.address for one in config.listen] == [f"udp://{sock['ListenDatagram']}"]
+    shipped = (SYSTEMD / "penstock.socket").read_text()
+    assert re.findall(r"^ListenDatagram=(.*)$", shipped, re.MULTILINE) == ["127.0.0.1:8089"]
+    assert [one.address for one in config.listen] == ["udp://127.0.0.1:8089"]

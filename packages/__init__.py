@@ -1,0 +1,1 @@
+"""What turns the sources into packages and man pages; nothing of it is installed."""

@@ -1,0 +1,101 @@
+"""man/: what is made from the code is up to date, every log line that matters is told, and it can be read."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent import __version__
+from agent.cli import cli
+from packages import man_pages
+from tests.conftest import need
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = man_pages.pages()
+LEVELS = {"warning": "warning", "error": "error", "exception": "error", "critical": "critical"}
+
+
+def logged() -> Iterator[tuple[str, str]]:
+    """Level and message of every call of a logger in agent/ from warning on."""
+    for path in (ROOT / "agent").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            if not (isinstance(node.func.value, ast.Name) and node.func.value.id == "logger"):
+                continue
+            assert node.func.attr != "log", f"{path}:{node.lineno}: a level that cannot be read here"
+            if node.func.attr in LEVELS:
+                message = node.args[0]
+                assert isinstance(message, ast.Constant), f"{path}:{node.lineno}: not one fixed text"
+                yield LEVELS[node.func.attr], message.value
+
+
+def told() -> Iterator[tuple[str, str, str]]:
+    """Level, message and advice of every entry in the manual."""
+    text = (ROOT / "man" / "penstock.1").read_text()
+    section = text.split("\n.SH LOG MESSAGES\n")[1].split("\n.SH ")[0]
+    for level, entries in re.findall(
+        r"^\.SS (\w+)\n(.*?)(?=^\.SS |\Z)", section + "\n", re.DOTALL | re.MULTILINE
+    ):
+        for message, advice in re.findall(
+            r"^\.TP\n\.B ([^\n]*)\n(.*?)(?=^\.TP|\Z)", entries, re.DOTALL | re.MULTILINE
+        ):
+            yield level, message.replace("\\-", "-"), advice
+
+
+def test_every_log_line_from_warning_on_is_told_with_its_level_and_no_other() -> None:
+    assert sorted((level, message) for level, message, _ in told()) == sorted(set(logged()))
+
+
+def test_every_log_line_comes_with_what_to_do() -> None:
+    assert [message for _, message, advice in told() if len(advice) < 9] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_is_made_from_the_code_is_up_to_date(page: Path) -> None:
+    assert page.read_text() == man_pages.made(page), "run `make man`"
+    assert f"Penstock {__version__}" in page.read_text()
+
+
+def test_the_pages_have_every_command_and_every_key() -> None:
+    commands, keys = ((ROOT / "man" / name).read_text() for name in ("penstock.1", "penstock.toml.5"))
+    for name, command in cli.commands.items():
+        assert f"\n.SS {name}\n" in commands
+        for option in command.params:
+            if not getattr(option, "hidden", False):
+                assert all(man_pages.bold(one) in commands for one in option.opts)
+    for table, struct in man_pages.STRUCTS.items():
+        part = keys.split(f'.\\" begin {table}\n')[1].split(f'.\\" end {table}\n')[0]
+        found = set(re.findall(r"^\\fB(\w+)\\fR = ", part, re.MULTILINE))
+        assert found - {"type"} == set(man_pages.kinds(struct)), table
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.needs("man")
+def test_the_pages_are_clean_to_man(page: Path) -> None:
+    done = subprocess.run(
+        [need("man"), "--warnings", "--local-file", "--encoding=UTF-8", str(page)],
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", "MANROFFSEQ": "t", "LC_ALL": "C.UTF-8", "MANWIDTH": "100"},
+        check=True,
+    )
+    assert done.stderr == ""
+    assert "PENSTOCK" in done.stdout and "NAME" in done.stdout
+
+
+def test_the_figures_of_the_receive_buffers_are_those_of_their_formula() -> None:
+    text = (ROOT / "man" / "penstock.1").read_text()
+    rows = re.findall(r"^[\d,]+ to [\d,]+\t([\d,]+)\t([\d,]+)$", text, re.MULTILINE)
+    assert len(rows) == 4
+    for charge, datagrams in rows:
+        assert int(datagrams.replace(",", "")) == 2 * 64 * 2**20 // int(charge.replace(",", ""))
+
+
+def test_the_script_runs_from_anywhere(tmp_path: Path) -> None:
+    code = f"import runpy; runpy.run_path({str(ROOT / 'packages' / 'man_pages.py')!r}, run_name='loaded')"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
