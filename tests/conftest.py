@@ -4,6 +4,8 @@ A test that wants a program, root or a server says so with ``need("influxd")`` o
 ``@pytest.mark.needs("influxd", "root")``. On a machine without it the test is skipped with the reason.
 With ``PENSTOCK_REQUIRE_ALL=1`` in the environment, as in ``.ci/run``, it fails instead: a run that is meant
 to show everything must not be green because something was missing.
+
+Tests marked ``slow`` are run there, with ``--slow``, and where ``-m`` names them.
 """
 
 import os
@@ -50,6 +52,19 @@ def wait_until(condition: Callable[[], object], timeout: float = 10.0, what: str
         if time.monotonic() > deadline:
             pytest.fail(f"not within {timeout:g} s: {what or condition}")
         time.sleep(0.005)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests that are marked slow, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if REQUIRE_ALL or config.getoption("slow") or config.getoption("markexpr"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow") is not None]
+    if slow:
+        items[:] = [item for item in items if item.get_closest_marker("slow") is None]
+        config.hook.pytest_deselected(items=slow)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
