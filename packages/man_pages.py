@@ -18,11 +18,22 @@ sys.path.insert(0, str(ROOT))
 from agent import __version__  # noqa: E402
 from agent.cli import cli  # noqa: E402
 from agent.config_kinds import Choice, Duration, Integer, Kind, Number, Size  # noqa: E402
-from agent.config_schema import OUTPUT_TYPES, Agent, Flush, Listen, Log, kinds  # noqa: E402
+from agent.config_schema import (  # noqa: E402
+    OUTPUT_TYPES,
+    Agent,
+    Flush,
+    Listen,
+    Log,
+    RejectedTable,
+    SpoolTable,
+    kinds,
+)
 
-STRUCTS = {"agent": Agent, "log": Log, "listen": Listen, "flush": Flush} | {
-    name: OUTPUT_TYPES[name] for name in ("file", "influxdb")
-}
+STRUCTS = (
+    {"agent": Agent, "log": Log, "listen": Listen, "flush": Flush}
+    | {name: OUTPUT_TYPES[name] for name in ("file", "influxdb")}
+    | {"spool": SpoolTable, "rejected": RejectedTable}
+)
 KEY = re.compile(r"#?(?P<name>[a-z_]+) = (?P<value>\".*?\"|\{.*?\}|\S+) +# (?P<text>.+)")
 
 
@@ -36,10 +47,27 @@ def bold(text: str) -> str:
     return f"\\fB{troff(text)}\\fR"
 
 
+def every_command(group: click.Group = cli, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Each command with its name as it is typed, such as ``spool ls``; a group comes before its own."""
+    for name, command in group.commands.items():
+        yield prefix + name, command
+        if isinstance(command, click.Group):
+            yield from every_command(command, f"{prefix}{name} ")
+
+
+def usage(argument: click.Argument) -> str:
+    """How an argument is shown: in brackets if it may be left out, with dots if there may be several."""
+    name = f"\\fI{troff((argument.name or '').upper())}\\fR" + ("..." if argument.nargs == -1 else "")
+    return name if argument.required else f"[{name}]"
+
+
 def commands() -> Iterator[str]:
-    """A paragraph for each command, with its options."""
-    for name, command in cli.commands.items():
+    """A paragraph for each command, with its arguments and options."""
+    for name, command in every_command():
         yield ".SS " + troff(name)
+        if arguments := [usage(one) for one in command.params if isinstance(one, click.Argument)]:
+            yield " ".join((bold(f"penstock {name}"), "[options]", *arguments))
+            yield ".PP"
         for number, paragraph in enumerate((command.help or "").split("\n\n")):
             if number:
                 yield ".PP"
@@ -56,10 +84,10 @@ def commands() -> Iterator[str]:
 def keys(wanted: str) -> Iterator[str]:
     """A paragraph for each key of the table *wanted*, in the order of configs/penstock.toml."""
     body = (ROOT / "configs" / "penstock.toml").read_text().split("\n# Example: ")[0]
-    blocks = re.split(r"^#?\[+([a-z]+)\]+$", body, flags=re.MULTILINE)[1:]
+    blocks = re.split(r"^#?\[+([a-z.]+)\]+$", body, flags=re.MULTILINE)[1:]
     outputs = iter(("file", "influxdb"))
     for header, block in zip(blocks[::2], blocks[1::2], strict=True):
-        name = next(outputs) if header == "output" else header
+        name = next(outputs) if header == "output" else header.removeprefix("output.")
         if name != wanted:
             continue
         known = kinds(STRUCTS[name])

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from agent import __version__
-from agent.cli import cli
+from agent.config_kinds import Inner
 from packages import man_pages
 from tests.conftest import need
 
@@ -63,15 +64,30 @@ def test_what_is_made_from_the_code_is_up_to_date(page: Path) -> None:
 
 def test_the_pages_have_every_command_and_every_key() -> None:
     commands, keys = ((ROOT / "man" / name).read_text() for name in ("penstock.1", "penstock.toml.5"))
-    for name, command in cli.commands.items():
+    for name, command in man_pages.every_command():
         assert f"\n.SS {name}\n" in commands
-        for option in command.params:
-            if not getattr(option, "hidden", False):
-                assert all(man_pages.bold(one) in commands for one in option.opts)
+        part = commands.split(f"\n.SS {name}\n")[1].split("\n.S")[0]
+        for param in command.params:
+            if isinstance(param, click.Argument):
+                assert f"\\fI{param.name.upper()}\\fR" in part, name
+            elif not getattr(param, "hidden", False):
+                assert all(man_pages.bold(one) in part for one in param.opts), name
     for table, struct in man_pages.STRUCTS.items():
         part = keys.split(f'.\\" begin {table}\n')[1].split(f'.\\" end {table}\n')[0]
         found = set(re.findall(r"^\\fB(\w+)\\fR = ", part, re.MULTILINE))
-        assert found - {"type"} == set(man_pages.kinds(struct)), table
+        # A table inside of a table has a part of its own.
+        inner = {key for key, kind in man_pages.kinds(struct).items() if isinstance(kind, Inner)}
+        assert inner <= set(man_pages.STRUCTS)
+        assert found - {"type"} == set(man_pages.kinds(struct)) - inner, table
+
+
+def test_groups_of_commands_are_told_whole() -> None:
+    names = [name for name, _ in man_pages.every_command()]
+    assert {f"spool {one}" for one in ("ls", "show", "verify", "replay", "drop")} <= set(names)
+    assert {f"rejected {one}" for one in ("ls", "show", "retry", "drop")} <= set(names)
+    text = "\n".join(man_pages.commands())
+    assert "\n\\fBpenstock spool ls\\fR [options] [\\fIOUTPUT\\fR]\n" in text
+    assert "\n\\fBpenstock spool show\\fR [options] \\fIOUTPUT\\fR \\fIFILES\\fR...\n" in text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
