@@ -118,7 +118,7 @@ class Pipeline:
     def stop(self, timeout: float) -> None:
         """Read the sockets empty, close them, and deliver what is in the rings for *timeout* seconds at most.
 
-        What is left then stays in the rings for the next start.
+        What is left then goes to the spools, or stays in the rings for the next start.
         """
         deadline = time.monotonic() + timeout
         layout = self.layout
@@ -390,7 +390,7 @@ class Pipeline:
                 fit_receive_buffer(door.config, door.sockets)
         staying = {route.flusher for route in new.routes}
         leaving = [route for route in old.routes if route.flusher not in staying]
-        # No config has them any more, so no later process would deliver what stays.
+        # No config has them any more, so no later process would deliver what stays in a ring.
         self._end_in_background(leaving, time.monotonic() + new.config.agent.drain_timeout, keep=False)
 
     def _end_in_background(self, routes: Iterable[Route], deadline: float, *, keep: bool) -> None:

@@ -181,8 +181,8 @@ class Route:
     def drain(self, deadline: float, *, keep: bool) -> None:
         """Deliver what is in the rings until *deadline* (monotonic), and end.
 
-        The rest is counted as dropped or, if *keep*, stays in the rings for the next process. The lanes and
-        the tick thread must have let go of the rings.
+        The rest goes to the spool. What does not get there is counted as dropped or, if *keep*, stays in the
+        rings for the next process. The lanes and the tick thread must have let go of the rings.
         """
         self.flusher.drain(deadline, keep=keep)
 
