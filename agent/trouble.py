@@ -22,8 +22,7 @@ class Trouble:
     def __init__(
         self, what: str, name: str, folder: str, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        self._extra = {"folder": folder, "output": name}
-        self._what = what
+        self._extra = {"what": what, "folder": folder, "output": name}
         self._monotonic = monotonic
         self._errors: dict[str, int] = {}
         # By what was tried: why it failed, how long it is left alone, and until when (monotonic).
@@ -60,14 +59,14 @@ class Trouble:
         pause = min(2 * pause, PAUSE_MAX_S)
         self._open[tried] = (text, pause, now + pause)
         extra = {**self._extra, "tried": tried, "reason": text, "pause_s": pause}
-        logger.warning("the disk of a %s makes trouble; it will be tried again", self._what, extra=extra)
+        logger.warning("the disk of an output makes trouble; it will be tried again", extra=extra)
 
     def worked(self, tried: str) -> bool:
         """Note that something works; True if it did not before."""
         if self._open.pop(tried, None) is None:
             return False
         if not self._open:
-            logger.info("the disk of a %s works again", self._what, extra=self._extra)
+            logger.info("the disk of an output works again", extra=self._extra)
         return True
 
     def has(self, tried: str) -> bool:

@@ -80,17 +80,27 @@ class Reading:
 class AgentRun:
     """``penstock run`` with *config*, in *folder*; a context manager that leaves nothing behind.
 
-    The config gets an ``[agent]`` table of its own. Its listeners are named by their address's port.
+    The config gets an ``[agent]`` table of its own. Its listeners are named by their address's port. Spools
+    lie in *state*, or where nothing is said, in *folder*.
     """
 
-    def __init__(self, folder: Path, config: str, *, lanes: int = 1, cpus: list[int] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: str,
+        *,
+        lanes: int = 1,
+        cpus: list[int] | None = None,
+        state: Path | None = None,
+    ) -> None:
         self.folder = folder
         self.runtime = folder / "run"
         self.log = folder / "agent.log"
         self.admin_port = free_port(socket.SOCK_STREAM)
         path = folder / "penstock.toml"
+        state = state or folder / "state"
         path.write_text(
-            f'[agent]\nruntime_dir = "{self.runtime}"\nstate_dir = "{folder / "state"}"\nlanes = {lanes}\n'
+            f'[agent]\nruntime_dir = "{self.runtime}"\nstate_dir = "{state}"\nlanes = {lanes}\n'
             f'admin = "127.0.0.1:{self.admin_port}"\n{config}\n[log]\nformat = "json"\n'
         )
         command = ["taskset", "-c", ",".join(map(str, cpus))] if cpus else []

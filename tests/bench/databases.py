@@ -22,7 +22,7 @@ FIRST_ID = 1_000_000_000
 
 
 class Database:
-    """A server, started with its data in *folder*; a context manager that ends it."""
+    """A server on *port* or a free one, with its data in *folder*; a context manager that ends it."""
 
     program: ClassVar[str]
     version: ClassVar[int]
@@ -32,12 +32,12 @@ class Database:
     settings: ClassVar[str]
     """Keys of the agent's output."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, port: int = 0) -> None:
         program = shutil.which(self.program, path=_PATH)
         if program is None:
             raise NotHere(f"{self.program} is not installed")
         self.folder = folder
-        self.port = free_port(socket.SOCK_STREAM)
+        self.port = port or free_port(socket.SOCK_STREAM)
         self.log = folder / "server.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(

@@ -15,7 +15,7 @@ CONCURRENCY = 4
 
 
 def sink_config(port: int, address: str, *, gzip: bool = False, gro: bool = True, ring: str = "64MiB") -> str:
-    """One UDP listener into an InfluxDB 2 at *address*."""
+    """One UDP listener into an InfluxDB 2 at *address*, without a spool: rings are filled on purpose here."""
     return f"""
 [[listen]]
 address = "udp://127.0.0.1:{port}"
@@ -37,6 +37,7 @@ token = "t"
 compression = "{"gzip" if gzip else "none"}"
 max_concurrency = {CONCURRENCY}
 ring_bytes = "{ring}"
+spool = false
 """
 
 

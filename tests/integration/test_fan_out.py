@@ -116,6 +116,7 @@ def test_a_database_that_stalls_misses_what_its_ring_has_no_room_for_and_no_othe
             {file_output("files")}
             {influx_output(server, database)}
             ring_bytes = "256KiB"
+            spool = false
         """
         with AgentProcess(tmp_path, config) as agent:
             server.freeze()

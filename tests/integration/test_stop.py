@@ -183,7 +183,8 @@ def test_drain_timeout_bounds_the_end(tmp_path: Path) -> None:
         assert 0.3 <= time.monotonic() - begin < 3
         [final] = agent.log("stopped")
         assert final["balanced"] is True
-        assert final["outputs"]["dead"]["dropped"] == {"drain_timeout": 2}
+        assert (final["outputs"]["dead"]["waiting"], final["outputs"]["dead"]["dropped"]) == (2, {})
+        assert [ring.name for ring in (agent.runtime_dir / "rings").iterdir()] == ["dead.0.ring"]
 
 
 def test_nothing_stays_behind(tmp_path: Path) -> None:

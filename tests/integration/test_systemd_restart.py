@@ -80,7 +80,6 @@ def test_five_restarts_and_an_upgrade_at_100_000_a_second_lose_nothing(tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="what a killed agent leaves in its rings is not delivered by the next one yet")
 def test_ten_kills_at_50_000_a_second_lose_nothing(tmp_path: Path) -> None:
     with PenstockMachine(tmp_path) as machine:
         ready(machine)

@@ -260,7 +260,6 @@ def test_a_thread_that_hangs_is_noticed_and_the_agent_restarted_in_time(
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="what a killed agent leaves in its rings is not delivered by the next one yet")
 def test_what_was_accepted_before_a_hang_is_delivered_after_it(machine: PenstockMachine) -> None:
     machine.drop_in(SERVICE, "[Service]\nWatchdogSec=4s\n")
     machine.systemctl("start", SERVICE)
@@ -335,7 +334,6 @@ def test_after_a_boot_the_socket_is_there_and_the_service_runs(machine: Penstock
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="there is no queue on disk yet")
 def test_what_could_not_be_delivered_before_a_reboot_is_delivered_after_it(machine: PenstockMachine) -> None:
     machine.systemctl("start", SERVICE)
     machine.systemctl("stop", "influxd-test.service")

@@ -3,7 +3,20 @@
 from collections.abc import Callable
 
 from tests.bench.harness import Run
-from tests.bench.scenarios import databases, flush, footprint, functions, lane, packed, reader, ring, statsd
+from tests.bench.scenarios import (
+    databases,
+    delay,
+    flush,
+    footprint,
+    functions,
+    lane,
+    outputs,
+    packed,
+    reader,
+    ring,
+    spool,
+    statsd,
+)
 
 SCENARIOS: dict[str, Callable[[Run], None]] = {
     "reader": reader.measure,
@@ -15,5 +28,8 @@ SCENARIOS: dict[str, Callable[[Run], None]] = {
     "influxdb": databases.measure_influxdb,
     "victoriametrics": databases.measure_victoriametrics,
     "flush": flush.measure,
+    "spool": spool.measure,
+    "outputs": outputs.measure,
+    "delay": delay.measure,
     "footprint": footprint.measure,
 }

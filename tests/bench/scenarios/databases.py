@@ -1,9 +1,9 @@
 """End to end into a real database, beside a bare loader that posts the same bodies.
 
 Fair to both: a fresh database for each round, the same bodies' worth of lines, the same number of requests in
-flight, the agent's ring large enough for the whole burst, the first datagram starts the clock and the last
-line delivered stops it. Both warm the database up, and the agent its client, with a few lines of another
-measurement. Then the database is asked for what it holds.
+flight, the agent's ring large enough for the whole burst and not for the spool to be needed, the first
+datagram starts the clock and the last line delivered stops it. Both warm the database up, and the agent its
+client, with a few lines of another measurement. Then the database is asked for what it holds.
 """
 
 import socket
@@ -48,7 +48,7 @@ url = "http://{database.address}"
 {database.settings}
 compression = "none"
 max_concurrency = {CONCURRENCY}
-ring_bytes = "{count * LINES.shape * 5 // 4 // 1024 + 1024}KiB"
+ring_bytes = "{count * LINES.shape * 8 // 5 // 1024 + 1024}KiB"
 """
 
 
