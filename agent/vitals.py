@@ -76,13 +76,14 @@ class StatusLine:
             rate = f" {(received - self._received) / (now - self._read_at):,.0f} metrics/s"
         self._received, self._read_at = received, now
         parts = [f"receiving{rate} on {_count(len(listening), 'listener')}"]
-        waiting = {one.name: one.waiting for one in ledger.outputs}
+        accounts = {one.name: one for one in ledger.outputs}
         for output in outputs:
             part = f"{output.name} {output.state}"
             if output.state != "ok":
                 part += f" for {time.time() - output.since:,.0f} s: {output.last_error[:_REASON_CHARS_MAX]}"
-            if waiting.get(output.name):
-                part += f", {waiting[output.name]:,} waiting"
+            if (account := accounts.get(output.name)) is not None:
+                kept = {"waiting": account.waiting, "in the spool": account.spooled}
+                part += "".join(f", {number:,} {where}" for where, number in kept.items() if number)
             parts.append(part)
         drops = [one.dropped for one in ledger.listeners] + [one.dropped for one in ledger.outputs]
         lost = {

@@ -48,6 +48,7 @@ def listener(received: int, **given: object) -> ListenerAccount:
 def output(name: str, **given: object) -> OutputAccount:
     zeros = dict.fromkeys(OutputAccount.__struct_fields__, 0)
     known = {**zeros, "name": name, "type": "null", "dropped": {}, "requests": {}, "rings": ()}
+    known |= {"spool": None, "refused": None}
     return msgspec.convert({**known, **given}, OutputAccount)
 
 
@@ -128,9 +129,9 @@ def test_the_line_says_which_output_is_in_trouble_and_what_waits_for_it(clock: C
         state("good"),
         state("bad", "retrying", since=clock.time() - 61, last_error="refused " * 100),
     ]
-    text = StatusLine().text(ledger(listener(0), output("bad", waiting=12_345)), outputs)
+    text = StatusLine().text(ledger(listener(0), output("bad", waiting=12_345, spooled=67)), outputs)
     assert text.startswith("receiving on 1 listener; good ok; bad retrying for 61 s: refused refused")
-    assert text.endswith(", 12,345 waiting")
+    assert text.endswith(", 12,345 waiting, 67 in the spool")
     assert len(text) < 250
 
 
