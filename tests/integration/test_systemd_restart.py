@@ -1,8 +1,11 @@
 """Restarts, an upgrade and crashes of the installed service under load: sent is what is in the database.
 
-The socket unit holds the port, and what arrives while nobody reads waits in its queue.
+The socket unit holds the port, and what arrives while nobody reads waits in its queue. How many datagrams a second
+that may be depends on the machine, which here also sends them and runs the database: by default a rate that two busy
+processors bear. ``PENSTOCK_RESTART_RATE=100000`` is for a machine that does nothing else.
 """
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -23,6 +26,9 @@ pytestmark = [
     pytest.mark.needs("root", "systemd-nspawn", "influxd", "dpkg-deb", "make", "cc"),
     pytest.mark.timeout(600),
 ]
+
+RATE = int(os.environ.get("PENSTOCK_RESTART_RATE", "20000"))
+"""Datagrams per second."""
 
 
 @pytest.fixture
@@ -57,10 +63,10 @@ def recovered(machine: PenstockMachine) -> None:
 
 
 @pytest.mark.slow
-def test_five_restarts_and_an_upgrade_at_100_000_a_second_lose_nothing(tmp_path: Path, upgrade: Path) -> None:
+def test_five_restarts_and_an_upgrade_lose_nothing(tmp_path: Path, upgrade: Path) -> None:
     with PenstockMachine(tmp_path) as machine:
         ready(machine)
-        with machine.load(100_000) as sender, QueueWatch(machine) as watch:
+        with machine.load(RATE) as sender, QueueWatch(machine) as watch:
             pids = {machine.main_pid()}
             for number in range(1, 6):
                 machine.systemctl("restart", SERVICE)
@@ -80,10 +86,10 @@ def test_five_restarts_and_an_upgrade_at_100_000_a_second_lose_nothing(tmp_path:
 
 
 @pytest.mark.slow
-def test_ten_kills_at_50_000_a_second_lose_nothing(tmp_path: Path) -> None:
+def test_ten_kills_lose_nothing(tmp_path: Path) -> None:
     with PenstockMachine(tmp_path) as machine:
         ready(machine)
-        with machine.load(50_000) as sender, QueueWatch(machine) as watch:
+        with machine.load(RATE) as sender, QueueWatch(machine) as watch:
             for number in range(1, 11):
                 machine.run("kill", "-KILL", str(pid := machine.main_pid()))
                 machine.wait_restarted(pid)
