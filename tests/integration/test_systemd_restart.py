@@ -1,8 +1,8 @@
 """Restarts, an upgrade and crashes of the installed service under load: sent is what is in the database.
 
-The socket unit holds the port, and what arrives while nobody reads waits in its queue. How many datagrams a second
-that may be depends on the machine, which here also sends them and runs the database: by default a rate that two busy
-processors bear. ``PENSTOCK_RESTART_RATE=100000`` is for a machine that does nothing else.
+The socket unit holds the port, and what arrives while nobody reads waits in its queue. How many datagrams
+that may be depends on the machine, which here also sends them and runs the database: by default a rate that
+two busy processors bear. ``PENSTOCK_RESTART_RATE=100000`` is for a machine that does nothing else.
 """
 
 import os
