@@ -9,10 +9,7 @@ What waits in the spool is delivered beside that: with ``fresh_first`` in the pl
 free, and never in the last one if there are several; with ``oldest_first`` before them. A file of it is what
 a breaker that wants to close is tried with, so that its failure makes no new file.
 
-A ring that fills up goes to the spool without an attempt; and if attempts that do not end hold it up, they
-are interrupted. While the breaker is open, so does every full batch, but for the last second: what arrives
-while the server comes back is not to wait behind all of an outage. Less than a batch stays as well, unless it
-has waited for long: a ring outlives its process, and an outage of days must not become a million small files.
+What cannot leave may have to go to the spool without an attempt: see :mod:`agent.relief`.
 
 Nothing happens without a reason: an idle flusher sleeps until a ring, a sender or a call wakes it.
 
@@ -37,6 +34,7 @@ from agent.delivery import Counters, Delivery
 from agent.feed import ALL, Feed
 from agent.outputs.base import Output
 from agent.rejected import Rejected
+from agent.relief import STUCK_POLL_S, Relief
 from agent.senders import Senders
 from agent.spiller import Spiller
 from agent.spool import Spool
@@ -50,25 +48,6 @@ ABORT_GRACE_S = 2.0
 
 STORE_GRACE_S = 10.0
 """So long the spool may take at the end for what could not be delivered."""
-
-STUCK_POLL_S = 0.05
-"""A ring lets only so many batches out (256); while one refuses, it is asked so often."""
-
-FULL_POLL_S = 1.0
-"""While no batch can leave, it is looked at so often whether a ring or an attempt has had enough time."""
-
-YOUNG_S = 1.0
-"""While the breaker is open, what has waited no longer stays in the ring."""
-
-YOUNG_POLL_S = 0.2
-"""And so often it is looked at what has."""
-
-OLD_S = 10.0
-"""While the breaker is open, what has waited so long goes to the spool even if it is no full batch."""
-
-STUCK_S = 1.0
-STUCK_ROUND_TRIPS = 5.0
-"""An attempt that has taken so long, in seconds and in usual round trips, holds up a full ring no longer."""
 
 CHORES_S = 60.0
 """The rejected metrics are looked after so often."""
@@ -114,6 +93,7 @@ class Flusher:
         # The flusher's own.
         self._rejected = rejected
         self._spiller = Spiller(name, self.delivery)
+        self._relief = Relief(name, self.delivery, self._senders, self._spiller)
         self._room = 0  # for so many more, in this round
         self._blocked_since: float | None = None  # monotonic
         self._in_outage = False  # as of the last round
@@ -266,10 +246,12 @@ class Flusher:
         if self._room <= 0 or held:
             # Only a sender that comes back changes that, and it wakes us; or the time does.
             self._blocked_since = self._blocked_since or now
-            spilled_at = self._spill(feeds, flush, draining, now)
-            if spilled_at <= now:
+            if self._relief.relieve(feeds, flush, draining, now):
+                # What comes from now on has not waited yet.
+                self._blocked_since = now
+            if self._relief.look_at <= now:
                 return True
-            wake_at = min(wake_at, ready_at, spilled_at)
+            wake_at = min(wake_at, ready_at, self._relief.look_at)
             pending = any(feed.ring.pending()[0] for feed in feeds)
         else:
             self._blocked_since = None
@@ -357,67 +339,6 @@ class Flusher:
             self._senders.returned.append(work)
         elif self._backlog is not None:
             self._backlog.give_back(work, self.delivery.output, in_outage=False)
-
-    # ---- while no batch can leave ----
-
-    def _spill(self, feeds: list[Feed], flush: Flush, draining: bool, now: float) -> float:
-        """Give to the spool what must not wait; returns when to look again, in the past for at once."""
-        delivery = self.delivery
-        if not delivery.spooling:
-            return math.inf
-        if not delivery.may_leave():
-            return now + FULL_POLL_S
-        spill_at = delivery.attempts.resilience.spill_at
-        closed = delivery.attempts.breaker is State.CLOSED
-        self._interrupt(spill_at, now)
-        look_at = now + FULL_POLL_S
-        for feed in feeds:
-            while self._spiller.has_room and self._must_spill(feed, flush, spill_at, closed, draining, now):
-                work = feed.take(flush.batch_bytes, flush.batch_lines, True, delivery.leaves)
-                if work is None:
-                    return now + STUCK_POLL_S
-                # What comes from now on has not waited yet.
-                self._blocked_since = now
-                self._spiller.spill(work)
-        if not self._spiller.has_room:
-            # It wakes us when it has.
-            return look_at
-        for feed in feeds:
-            if feed.seen_at is None and not closed:
-                armed = feed.arm(flush, draining, now)
-            else:
-                armed = feed.arm_full(spill_at)
-                look_at = look_at if closed else min(look_at, now + YOUNG_POLL_S)
-            if not armed:
-                return now
-        return look_at
-
-    def _must_spill(
-        self, feed: Feed, flush: Flush, spill_at: float, closed: bool, draining: bool, now: float
-    ) -> bool:
-        metrics, size = feed.ring.pending()
-        if not metrics:
-            return False
-        if not closed:
-            feed.seen_at = feed.seen_at or now
-            if draining or now >= feed.seen_at + OLD_S:
-                return True
-            batch = min(size / metrics * flush.batch_lines, flush.batch_bytes)
-            if feed.older_bytes(YOUNG_S, now) >= batch:
-                return True
-        return feed.is_full(spill_at)
-
-    def _interrupt(self, spill_at: float, now: float) -> None:
-        """End attempts that have hung for long, if they hold up a ring that is full."""
-        attempts = self.delivery.attempts
-        before = now - max(STUCK_S, STUCK_ROUND_TRIPS * attempts.round_trip)
-        hanging = [work for work in self._senders.hanging(before) if work.feed.held_up(work) >= spill_at]
-        if hanging:
-            for work in hanging:
-                work.hurried = True
-            extra = {"output": self.name, "attempts": len(hanging)}
-            logger.warning("attempts that hold up a full ring are given up", extra=extra)
-            attempts.interrupt(before)
 
     # ---- the end ----
 

@@ -116,12 +116,17 @@ class Rings:
     def leaving(self, form: Form, waker: Waker, in_use: Collection[str]) -> Iterator[tuple[str, Ring]]:
         """Adopt all other rings of the output, whatever their form: (writer, ring). Those that are empty go.
 
-        Raises OSError.
+        One that cannot be opened stays as it is: nothing new depends on it.
         """
         for file in self.files():
             if file.output != form.output or str(file.path) in in_use:
                 continue
-            ring = self._adopt(file.path, form, waker, fitting=False)
+            try:
+                ring = self._adopt(file.path, form, waker, fitting=False)
+            except OSError as error:
+                extra = {"file": str(file.path), "reason": str(error)}
+                logger.warning("a ring that an earlier process left cannot be opened; it stays", extra=extra)
+                continue
             if ring is None:
                 continue
             if ring.stats()["restored"]:

@@ -149,6 +149,14 @@ static inline void ring_end(ring_t *r)
     ring_notify(r);
 }
 
+/* Sets the position at which ring_check is due. */
+static inline void ring_set_check(ring_t *r, uint32_t bytes_max)
+{
+    r->check_at = r->run_start + bytes_max;
+    if (r->sum != NULL && r->run_summed + RING_SUM_BYTES + RING_SUM_LAG < r->check_at)
+        r->check_at = r->run_summed + RING_SUM_BYTES + RING_SUM_LAG;
+}
+
 /* Closes the open run if it has reached a limit, or sums up what has come to it. */
 static inline void ring_check(ring_t *r)
 {
@@ -159,24 +167,21 @@ static inline void ring_check(ring_t *r)
         ring_notify(r);
         return;
     }
-    r->check_at = r->run_start + bytes_max;
-    if (r->sum != NULL) {
-        uint64_t n = (r->position - r->run_summed) / SUM_BLOCK * SUM_BLOCK;
+    if (r->sum != NULL && r->position - r->run_summed >= RING_SUM_BYTES + RING_SUM_LAG) {
+        uint64_t n = (r->position - r->run_summed - RING_SUM_LAG) / SUM_BLOCK * SUM_BLOCK;
         ring_sum_on(r, r->run_lanes, n);
         r->run_summed += n;
-        if (r->run_summed + RING_SUM_BYTES < r->check_at)
-            r->check_at = r->run_summed + RING_SUM_BYTES;
     }
+    ring_set_check(r, bytes_max);
 }
 
 /* Counts the n bytes just written at ring_reserve's place as one more run of `metrics` metrics. */
 static inline void ring_commit(ring_t *r, uint64_t n, uint32_t metrics, int64_t arrival_ns)
 {
     if (r->run_metrics == 0) {
-        uint32_t bytes_max = atomic_load_explicit(&r->slot_bytes_max, memory_order_relaxed);
         r->run_start = r->run_summed = r->position;
         r->run_oldest_ns = arrival_ns;
-        r->check_at = r->position + (r->sum != NULL && bytes_max > RING_SUM_BYTES ? RING_SUM_BYTES : bytes_max);
+        ring_set_check(r, atomic_load_explicit(&r->slot_bytes_max, memory_order_relaxed));
         memset(r->run_lanes, 0, sizeof r->run_lanes);
     }
     r->position += n;

@@ -25,8 +25,11 @@
 #define RING_SLOTS 65536u
 #endif
 #define RING_OUT_MAX 256u /* batches that may be taken and not yet freed */
+/* An open run is summed up in parts of RING_SUM_BYTES while they are in the first cache, but RING_SUM_LAG behind the
+ * writing: the latest bytes are on their way there still, and reading them would mean to wait for that. */
 #ifndef RING_SUM_BYTES
-#define RING_SUM_BYTES 4096u /* an open run is summed up in parts of this size, as long as they are in the first cache */
+#define RING_SUM_BYTES 4096u
+#define RING_SUM_LAG 4096u
 #endif
 
 #define RING_BOOT_BYTES 16u

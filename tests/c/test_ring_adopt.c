@@ -11,6 +11,7 @@
 #define RING_SLOTS 16u /* the half of them is soon waiting, so that runs stay open between bursts */
 
 #define RING_SUM_BYTES 256u
+#define RING_SUM_LAG 128u
 
 #include "check.h"
 #include "ring_adopt.h"

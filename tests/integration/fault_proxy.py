@@ -77,7 +77,7 @@ class FaultProxy:
         self._pairs: dict[_Pair, asyncio.Task[None]] = {}
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self._listening: asyncio.Task[None] | None = None
+        self._listener: socket.socket | None = None
         self.accepted = 0
         """Connections so far."""
         self.port = 0
@@ -111,7 +111,7 @@ class FaultProxy:
     def heal(self) -> None:
         """Do nothing wrong any more; listen again if it did not."""
         self.fault = HEALTHY
-        if self._listening is None:
+        if self._listener is None:
             self.listen()
 
     def listen(self) -> None:
@@ -121,7 +121,8 @@ class FaultProxy:
             listener = socket.create_server(("127.0.0.1", self.port), backlog=128)
             listener.setblocking(False)
             self.port = listener.getsockname()[1]
-            self._listening = asyncio.create_task(self._accept(listener))
+            self._listener = listener
+            self._loop.add_reader(listener, self._accept, listener)
 
         self._do(start())
 
@@ -129,10 +130,10 @@ class FaultProxy:
         """Close the port, so that connecting is refused, and all connections."""
 
         async def stop() -> None:
-            if self._listening is not None:
-                self._listening.cancel()
-                await asyncio.gather(self._listening, return_exceptions=True)
-                self._listening = None
+            if self._listener is not None:
+                self._loop.remove_reader(self._listener)
+                self._listener.close()
+                self._listener = None
             await self._drop(reset=True)
 
         self._do(stop())
@@ -170,14 +171,19 @@ class FaultProxy:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for pair in [*self._pairs]:
+            # Its task had not begun, and so had nothing to end with.
+            del self._pairs[pair]
+            pair.close()
 
-    async def _accept(self, listener: socket.socket) -> None:
-        with listener:
-            while True:
-                client, _ = await self._loop.sock_accept(listener)
-                self.accepted += 1
-                pair = _Pair(_prepare(client))
-                self._pairs[pair] = asyncio.create_task(self._serve(pair))
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            return
+        self.accepted += 1
+        pair = _Pair(_prepare(client))
+        self._pairs[pair] = self._loop.create_task(self._serve(pair))
 
     async def _serve(self, pair: _Pair) -> None:
         """Everything that happens on one connection."""

@@ -16,7 +16,7 @@ from tests.integration.penstock_machine import PORT, SERVICE, SOCKET, PenstockMa
 MIB = 1 << 20
 CONFIG = "/etc/penstock/penstock.toml"
 
-pytestmark = [pytest.mark.needs("dpkg-deb", "make"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.needs("dpkg-deb", "make"), pytest.mark.timeout(600), pytest.mark.slow]
 
 
 def control(name: str) -> str:

@@ -19,6 +19,7 @@ from tests.integration.penstock_machine import PORT, SERVICE, SOCKET, PenstockMa
 pytestmark = [
     pytest.mark.needs("root", "systemd-nspawn", "influxd", "dpkg-deb", "make", "tar"),
     pytest.mark.timeout(600),
+    pytest.mark.slow,
 ]
 
 NEWER = ROOT / "build" / "systemd-newer"

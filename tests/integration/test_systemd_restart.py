@@ -25,6 +25,7 @@ from tests.integration.penstock_machine import (
 pytestmark = [
     pytest.mark.needs("root", "systemd-nspawn", "influxd", "dpkg-deb", "make", "cc"),
     pytest.mark.timeout(600),
+    pytest.mark.slow,
 ]
 
 RATE = int(os.environ.get("PENSTOCK_RESTART_RATE", "20000"))
@@ -62,7 +63,6 @@ def recovered(machine: PenstockMachine) -> None:
     wait_until(lambda: machine.queues()[0][0] < 1 << 20, what="the queue is read")
 
 
-@pytest.mark.slow
 def test_five_restarts_and_an_upgrade_lose_nothing(tmp_path: Path, upgrade: Path) -> None:
     with PenstockMachine(tmp_path) as machine:
         ready(machine)
@@ -85,7 +85,6 @@ def test_five_restarts_and_an_upgrade_lose_nothing(tmp_path: Path, upgrade: Path
         print(f"{sent:,} sent and stored, 0 dropped by the kernel")
 
 
-@pytest.mark.slow
 def test_ten_kills_lose_nothing(tmp_path: Path) -> None:
     with PenstockMachine(tmp_path) as machine:
         ready(machine)

@@ -16,6 +16,7 @@ from tests.integration.penstock_machine import PORT, SERVICE, SOCKET, PenstockMa
 pytestmark = [
     pytest.mark.needs("root", "systemd-nspawn", "influxd", "dpkg-deb", "make"),
     pytest.mark.timeout(600),
+    pytest.mark.slow,
 ]
 
 SECRET = "correct-horse-battery-staple-7391"

@@ -62,6 +62,7 @@ MODULES = (
     "agent.feed",
     "agent.senders",
     "agent.spiller",
+    "agent.relief",
     "agent.flusher",
     "agent.keeping",
     "agent.stores",

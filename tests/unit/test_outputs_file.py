@@ -16,7 +16,7 @@ import pytest
 from agent.config import FileOutput
 from agent.errors import OutputError
 from agent.outputs import make
-from agent.outputs.base import Kind, plain
+from agent.outputs.base import Kind, Payload, plain
 from tests.conftest import need, wait_until
 
 NAME = re.compile(r"out-\d{8}T\d{6}\.\d{6}Z-\d{6}\.lp(\.gz)?")
@@ -58,6 +58,27 @@ def test_batches_are_appended_and_appear_whole_when_the_file_is_finished(tmp_pat
     assert contents(tmp_path) == b"".join(bodies)
     assert output.target == str(tmp_path)
     output.close()
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+@pytest.mark.parametrize("before", ["none", "gzip"])
+def test_a_body_that_was_encoded_before_the_compression_changed_is_written_as_it_is_now(
+    tmp_path, before, compression
+):
+    body = b"m v=1i 1\n" * 50
+    payload = sink(tmp_path / "before", compression=before).encode(memoryview(body), 50)
+    output = sink(tmp_path / "after", compression=compression)
+    assert output.post(payload).kind is Kind.DELIVERED
+    output.close()
+    assert contents(tmp_path / "after") == body
+
+
+def test_a_damaged_body_is_rejected(tmp_path):
+    output = sink(tmp_path)
+    verdict = output.post(Payload(b"no gzip", 3, 7, compression="gz"))
+    assert verdict.kind is Kind.REJECT and "gzip" in verdict.text
+    output.close()
+    assert listing(tmp_path) == []
 
 
 def test_nothing_written_is_no_file(tmp_path):

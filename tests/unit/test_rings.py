@@ -118,6 +118,26 @@ def test_other_rings_of_the_output_leave_and_empty_ones_go(tmp_path: Path, waker
     assert drain(ring) == b"a v=1 1\n"
 
 
+def test_a_ring_that_cannot_be_opened_and_is_not_needed_stays(
+    tmp_path: Path, waker: Waker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    leave(tmp_path, "out.3.ring", waker, b"a v=1 1\n")
+    leave(tmp_path, "out.4.ring", waker, b"b v=1 1\n")
+    real = rings.Ring
+
+    class Broken:
+        @staticmethod
+        def adopt(path: str, waker: Waker, **options: Any) -> Ring:
+            if path.endswith(".3.ring"):
+                raise OSError(errno.ENOMEM, "Cannot allocate memory")
+            return real.adopt(path, waker, **options)
+
+    monkeypatch.setattr(rings, "Ring", Broken)
+    assert [writer for writer, _ in Rings(tmp_path).leaving(FORM, waker, ())] == ["lane-4"]
+    assert names(tmp_path) == ["out.3.ring", "out.4.ring"]
+    assert "cannot be opened" in caplog.records[0].message
+
+
 def test_a_ring_in_use_is_not_adopted_by_its_own_process(tmp_path: Path, waker: Waker) -> None:
     folder = Rings(tmp_path)
     first = folder.open(FORM, "lane-0", waker)
