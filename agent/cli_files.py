@@ -187,7 +187,7 @@ def inside(folder: Path, name: str) -> Path:
 
 def _about(path: Path) -> dict[str, Any]:
     """What is known of why lines were refused."""
-    from agent.rejected import reasons_path
+    from agent.store.rejected import reasons_path
 
     try:
         about = json.loads(Path(reasons_path(str(path))).read_bytes())

@@ -283,8 +283,8 @@ def _in_its_place(
     from agent.config import RejectedTable
     from agent.keeping import Keeper
     from agent.lock import FolderLock
-    from agent.rejected import Rejected
-    from agent.spool import Spool
+    from agent.store.rejected import Rejected
+    from agent.store.spool import Spool
 
     spool_table = _endless() if table is None else table.spool
     rejected_table = RejectedTable(max_bytes=1 << 60, max_age=1e12) if table is None else table.rejected

@@ -2,8 +2,8 @@
 
 The running agent and a command without one do the same things to the same folders: ``state_dir/spool/NAME``
 and ``state_dir/rejected/NAME``. Looking needs no lock, since files never change; whatever changes a folder
-goes through its :class:`~agent.spool.Spool` or :class:`~agent.rejected.Rejected`, of which there is one at a
-time.
+goes through its :class:`~agent.store.spool.Spool` or :class:`~agent.store.rejected.Rejected`, of which there
+is one at a time.
 """
 
 import heapq
@@ -16,13 +16,13 @@ from typing import Any
 
 from isal import igzip
 
-from agent import disk, rejected, spool_file
 from agent._core import count_lines, split_lines
 from agent.errors import StoreError
 from agent.outputs.base import PLAIN_BYTES_MAX, Payload, plain
 from agent.outputs.refusals import lines_of
-from agent.rejected import Rejected, reasons_path
-from agent.spool import Spool
+from agent.store import disk, rejected, spool_file
+from agent.store.rejected import Rejected, reasons_path
+from agent.store.spool import Spool
 
 SPOOL, REJECTED = "spool", "rejected"
 """The two folders in the state folder."""
@@ -40,7 +40,7 @@ TIME_OF = {SPOOL: spool_file.time_of, REJECTED: rejected.time_of}
 _IGZIP: Any = igzip.IGzipFile
 
 Inject = Callable[[bytes, int, int, Callable[[], None]], bool]
-"""Brings lines to an output that has no spool; see :meth:`agent.flusher.Flusher.inject`."""
+"""Brings lines to an output that has no spool; see :meth:`agent.delivery.flusher.Flusher.inject`."""
 
 
 @dataclass(frozen=True, slots=True)

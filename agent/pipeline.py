@@ -48,7 +48,7 @@ from agent.outputs import make
 from agent.outputs.base import Output
 from agent.rings import Rings
 from agent.route import Accounts, Route
-from agent.stores import Store, Stores
+from agent.store.stores import Store, Stores
 from agent.systemd import PassedSocket
 
 logger = logging.getLogger(__name__)

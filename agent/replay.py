@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from agent._core import Waker
 from agent.config import Flush, InfluxOutput
-from agent.flusher import Flusher
+from agent.delivery.flusher import Flusher
 from agent.outputs import make
-from agent.rejected import Rejected
 from agent.route import resilience
-from agent.spool import Spool
+from agent.store.rejected import Rejected
+from agent.store.spool import Spool
 
 POLL_S = 0.1
 

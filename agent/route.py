@@ -13,11 +13,11 @@ from agent._core import Ring, Waker
 from agent.accounts import DeliveryCounters, OutputReading, RejectedCounters, SpoolCounters
 from agent.config import Flush, InfluxOutput
 from agent.config import Output as OutputConfig
-from agent.flusher import Flusher
+from agent.delivery.flusher import Flusher
+from agent.delivery.task import DEFAULTS, Resilience
 from agent.outputs.base import Output
 from agent.rings import Form, Rings, let_go
-from agent.stores import Store, settle
-from agent.task import DEFAULTS, Resilience
+from agent.store.stores import Store, settle
 
 if TYPE_CHECKING:
     from agent._core import RingStats

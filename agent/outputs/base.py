@@ -2,7 +2,7 @@
 
 An output turns a batch into the body of a request once, makes one attempt with it when asked, and says what
 came of it. It knows nothing of retries, of queues, of spools or of counters: those belong to
-:mod:`agent.delivery`, which every output shares.
+:mod:`agent.delivery.delivery`, which every output shares.
 """
 
 import enum

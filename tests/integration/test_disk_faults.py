@@ -13,9 +13,9 @@ import pytest
 
 from agent.config import RejectedTable, SpoolTable
 from agent.outputs.base import Payload
-from agent.rejected import Rejected
-from agent.spool import Spool
-from agent.spool_file import metrics_of, parse, read_payload
+from agent.store.rejected import Rejected
+from agent.store.spool import Spool
+from agent.store.spool_file import metrics_of, parse, read_payload
 from tests.conftest import wait_until
 from tests.integration.agent_process import ROOT
 from tests.integration.disks import broken, fill, remount, small_disk
@@ -187,7 +187,7 @@ import os, sys, time
 from pathlib import Path
 from agent.config import SpoolTable
 from agent.outputs.base import Payload
-from agent.spool import Spool
+from agent.store.spool import Spool
 
 folder, sync, body, metrics = Path(sys.argv[1]), sys.argv[2], b"m v=1 1\\n" * 2000, 2000
 spool = Spool("influx", folder, SpoolTable(min_free_space=0, sync=sync))

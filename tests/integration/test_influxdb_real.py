@@ -7,7 +7,7 @@ import pytest
 
 from agent._core import Ring, Waker
 from agent.config import InfluxOutput
-from agent.delivery import Delivery
+from agent.delivery.delivery import Delivery
 from agent.outputs import make
 from agent.outputs.base import Kind
 from tests.conftest import wait_until

@@ -13,11 +13,11 @@ import pytest
 
 from agent._core import Ring, Waker
 from agent.config import InfluxOutput
-from agent.delivery import Delivery
+from agent.delivery.delivery import Delivery
+from agent.delivery.task import DEFAULTS
 from agent.errors import OutputError
 from agent.outputs import make
 from agent.outputs.base import Kind
-from agent.task import DEFAULTS
 from tests.conftest import wait_until
 from tests.integration.fake_influxdb import Answer, FakeInfluxDB
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.spool_file import metrics_of
+from agent.store.spool_file import metrics_of
 from tests.conftest import wait_until
 from tests.integration.agent_process import ROOT, AgentProcess, free_port, send_udp
 from tests.integration.fake_influxdb import Answer, FakeInfluxDB

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agent.spool import PENDING_MAX
+from agent.store.spool import PENDING_MAX
 from tests.conftest import wait_until
 from tests.integration.agent_process import AgentProcess, assert_balanced, output
 from tests.integration.fault_proxy import Fault, FaultProxy

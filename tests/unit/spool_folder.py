@@ -9,8 +9,8 @@ from isal import isal_zlib
 
 from agent.config import SpoolTable
 from agent.outputs.base import GZIP_WBITS, Payload
-from agent.spool import Spool
-from agent.spool_file import Entry, metrics_of
+from agent.store.spool import Spool
+from agent.store.spool_file import Entry, metrics_of
 
 START_NS = 1_767_225_600 * 10**9
 """2026-01-01, when everything here begins."""

@@ -23,8 +23,8 @@ from agent.admin import server
 from agent.admin.server import Admin, start
 from agent.admin.status import OutputState, ReloadOutcome, ReloadStatus, ServiceStatus
 from agent.errors import ControlError
-from agent.rejected import RejectedCounters
-from agent.spool_file import SpoolCounters
+from agent.store.rejected import RejectedCounters
+from agent.store.spool_file import SpoolCounters
 
 NAME = 'in "quotes" \\ and\nlines'
 """A listener's name that has every character which the text format escapes."""

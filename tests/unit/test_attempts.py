@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from agent.attempts import Attempts
-from agent.breaker import State
+from agent.delivery.attempts import Attempts
+from agent.delivery.breaker import State
+from agent.delivery.task import Resilience, Task
 from agent.outputs.base import Kind, Output, Payload, Verdict
-from agent.task import Resilience, Task
 from tests.conftest import wait_until
 
 DELIVERED = Verdict(Kind.DELIVERED, status=204)

@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from agent.backlog import Backlog
 from agent.config_schema import SpoolTable
+from agent.delivery.backlog import Backlog
 from agent.outputs.base import Payload
 from agent.outputs.null import NullSink
-from agent.spool import Spool
+from agent.store.spool import Spool
 from tests.conftest import wait_until
 
 NOW_NS = time.time_ns()
@@ -108,7 +108,7 @@ def test_after_an_outage_those_that_failed_in_it_need_no_rest_and_the_others_do(
 
 
 def test_only_so_many_rest_at_once_and_then_one_of_them_is_the_next(spool, monkeypatch):
-    monkeypatch.setattr("agent.backlog.RESTING_MAX", 3)
+    monkeypatch.setattr("agent.delivery.backlog.RESTING_MAX", 3)
     fill(spool, 5)
     backlog = Backlog(spool)
     for number in range(3):
@@ -119,7 +119,7 @@ def test_only_so_many_rest_at_once_and_then_one_of_them_is_the_next(spool, monke
 
 
 def test_what_is_known_of_files_is_bounded(spool, monkeypatch):
-    monkeypatch.setattr("agent.backlog.REMEMBERED_MAX", 2)
+    monkeypatch.setattr("agent.delivery.backlog.REMEMBERED_MAX", 2)
     fill(spool, 5)
     backlog = Backlog(spool)
     for _ in range(5):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from agent.breaker import BASELINE_S, PROBE_PAUSE_MAX, UNANSWERED_PAUSE_MAX, WINDOW_S, Breaker, State
+from agent.delivery.breaker import BASELINE_S, PROBE_PAUSE_MAX, UNANSWERED_PAUSE_MAX, WINDOW_S, Breaker, State
 
 
 class Clock:

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from agent._core import Ring, Waker
-from agent.attempts import DRAIN_PAUSE_MAX
-from agent.delivery import Delivery
+from agent.delivery.attempts import DRAIN_PAUSE_MAX
+from agent.delivery.delivery import Delivery
+from agent.delivery.task import DEFAULTS
 from agent.outputs.base import Kind, Output, Payload, Refusal, Verdict
-from agent.task import DEFAULTS
 from tests.conftest import wait_until
 
 DELIVERED = Verdict(Kind.DELIVERED, status=204)

@@ -9,8 +9,8 @@ import pytest
 
 from agent._core import Ring, Waker
 from agent.config import FileOutput, Flush
-from agent.delivery import Health
-from agent.flusher import Flusher
+from agent.delivery.delivery import Health
+from agent.delivery.flusher import Flusher
 from agent.outputs import make
 from agent.outputs.base import Kind, Output, Refusal, Verdict
 from tests.conftest import wait_until

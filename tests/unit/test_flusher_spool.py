@@ -8,14 +8,14 @@ import time
 import pytest
 
 from agent._core import Ring, Waker
-from agent.breaker import State
 from agent.config_schema import Flush, RejectedTable, SpoolTable
-from agent.flusher import Flusher
+from agent.delivery.breaker import State
+from agent.delivery.flusher import Flusher
+from agent.delivery.relief import OLD_S
+from agent.delivery.task import Resilience
 from agent.outputs.base import Kind, Output, Payload, Refusal, Verdict, plain
-from agent.rejected import Rejected
-from agent.relief import OLD_S
-from agent.spool import Spool
-from agent.task import Resilience
+from agent.store.rejected import Rejected
+from agent.store.spool import Spool
 from tests.conftest import wait_until
 
 LINE = b"cpu,host=a v=1.5 %019d\n"
@@ -148,9 +148,9 @@ class Rig:
 @pytest.fixture(autouse=True)
 def brisk(monkeypatch):
     """While the breaker is open, what stays in the ring for a second stays for a moment here."""
-    monkeypatch.setattr("agent.relief.YOUNG_S", 0.02)
-    monkeypatch.setattr("agent.relief.YOUNG_POLL_S", 0.01)
-    monkeypatch.setattr("agent.feed.MARK_S", 0.005)
+    monkeypatch.setattr("agent.delivery.relief.YOUNG_S", 0.02)
+    monkeypatch.setattr("agent.delivery.relief.YOUNG_POLL_S", 0.01)
+    monkeypatch.setattr("agent.delivery.feed.MARK_S", 0.005)
 
 
 @pytest.fixture
@@ -271,7 +271,7 @@ def test_while_the_breaker_is_open_full_batches_go_to_the_spool_and_others_wait(
 def test_what_arrived_just_now_is_not_spilled_and_is_delivered_before_the_backlog(rig, monkeypatch):
     one = down(rig)
     wait_until(lambda: one.spool.counters.metrics == 60)
-    monkeypatch.setattr("agent.relief.YOUNG_S", NEVER)
+    monkeypatch.setattr("agent.delivery.relief.YOUNG_S", NEVER)
     posts = one.output.posts
     one.put(200)
     wait_until(lambda: one.output.posts > posts + 20)
@@ -285,14 +285,14 @@ def test_what_arrived_just_now_is_not_spilled_and_is_delivered_before_the_backlo
 
 
 def test_what_arrived_just_now_is_spilled_all_the_same_if_the_ring_runs_full(rig, monkeypatch):
-    monkeypatch.setattr("agent.relief.YOUNG_S", NEVER)
+    monkeypatch.setattr("agent.delivery.relief.YOUNG_S", NEVER)
     one = rig(Sink(lambda body: REFUSED), capacity=1 << 16)
     one.put(5000)
     assert one.spool.counters.stored > 2500
 
 
 def test_what_has_waited_for_long_goes_to_the_spool_even_if_it_is_little(rig, monkeypatch):
-    monkeypatch.setattr("agent.relief.OLD_S", 0.2)
+    monkeypatch.setattr("agent.delivery.relief.OLD_S", 0.2)
     output = Sink(lambda body: HOLD)
     output.retry_max = NEVER
     one = rig(output)
@@ -409,8 +409,8 @@ def test_a_ring_that_fills_up_is_spilled_while_all_senders_are_busy(rig):
 
 
 def test_attempts_that_hang_are_interrupted_where_they_hold_up_a_full_ring(rig, monkeypatch):
-    monkeypatch.setattr("agent.relief.STUCK_S", 0.2)
-    monkeypatch.setattr("agent.relief.FULL_POLL_S", 0.05)
+    monkeypatch.setattr("agent.delivery.relief.STUCK_S", 0.2)
+    monkeypatch.setattr("agent.delivery.relief.FULL_POLL_S", 0.05)
     one = rig(capacity=1 << 16)
     one.output.gate.clear()
     # More than fits into the ring: while the first two batches hang, none of its space is freed.
@@ -423,8 +423,8 @@ def test_attempts_that_hang_are_interrupted_where_they_hold_up_a_full_ring(rig, 
 
 
 def test_attempts_that_hang_are_left_in_peace_while_the_ring_has_room(rig, monkeypatch):
-    monkeypatch.setattr("agent.relief.STUCK_S", 0.05)
-    monkeypatch.setattr("agent.relief.FULL_POLL_S", 0.01)
+    monkeypatch.setattr("agent.delivery.relief.STUCK_S", 0.05)
+    monkeypatch.setattr("agent.delivery.relief.FULL_POLL_S", 0.01)
     one = rig()
     one.output.gate.clear()
     one.put(40)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.folder import Index
-from agent.spool_file import metrics_of
+from agent.store.folder import Index
+from agent.store.spool_file import metrics_of
 from tests.unit.spool_folder import Rig, end_all
 
 

@@ -22,7 +22,7 @@ from agent.keeping import (
     wrong_with,
 )
 from agent.outputs.base import plain
-from agent.rejected import Rejected
+from agent.store.rejected import Rejected
 from tests.unit.spool_folder import START_NS, Clocks, Rig, end_all, lines, payload
 
 

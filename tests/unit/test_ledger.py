@@ -15,8 +15,8 @@ from agent import ledger
 from agent._core import Lane, Ring, Waker
 from agent.accounts import AggregationAccount, OutputReading, RingAccount
 from agent.ledger import Ledger
-from agent.rejected import RejectedCounters
-from agent.spool_file import SpoolCounters
+from agent.store.rejected import RejectedCounters
+from agent.store.spool_file import SpoolCounters
 from tests.conftest import wait_until
 
 

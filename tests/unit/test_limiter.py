@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from agent.limiter import Limiter
+from agent.delivery.limiter import Limiter
 
 
 class Rig(Limiter):

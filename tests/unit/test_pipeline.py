@@ -10,7 +10,7 @@ import pytest
 from agent import rings
 from agent._core import Ring, Waker
 from agent.config import FileOutput, Flush, Listen, NullOutput
-from agent.delivery import Counters
+from agent.delivery.delivery import Counters
 from agent.door import LISTENERS_MAX, number_listeners
 from agent.outputs.base import Kind, Output, Payload, Verdict
 from agent.outputs.null import NullSink

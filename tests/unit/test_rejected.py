@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from agent import disk, rejected, trouble
 from agent.config import RejectedTable
-from agent.rejected import REASONS, Rejected, metrics_of
+from agent.store import disk, rejected, trouble
+from agent.store.rejected import REASONS, Rejected, metrics_of
 from tests.unit.spool_folder import DAY_S, START_NS, Clocks, failing
 
 LINES = [(b"m,t=a v=1 1\n", "field type conflict"), (b"m,t=b v=x 2", "invalid boolean")]

@@ -12,9 +12,9 @@ from agent import ledger
 from agent.accounts import OutputReading, RingAccount
 from agent.admin.screen import draw
 from agent.admin.status import OutputState, ReloadStatus, ServiceStatus, document
-from agent.delivery import Counters
-from agent.rejected import RejectedCounters
-from agent.spool_file import SpoolCounters
+from agent.delivery.delivery import Counters
+from agent.store.rejected import RejectedCounters
+from agent.store.spool_file import SpoolCounters
 
 
 class Provider:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from agent import commit
 from agent.outputs.base import Payload, plain
-from agent.spool import PENDING_MAX, Spool
-from agent.spool_file import file_name, parse
+from agent.store import commit
+from agent.store.spool import PENDING_MAX, Spool
+from agent.store.spool_file import file_name, parse
 from tests.conftest import wait_until
 from tests.unit.spool_folder import START_NS, Clocks, Rig, end_all, lines, payload
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agent import disk, spool_file, trouble
-from agent.spool import ASIDE_MAX, REST_S
+from agent.store import disk, spool_file, trouble
+from agent.store.spool import ASIDE_MAX, REST_S
 from tests.unit.spool_folder import Rig, end_all, failing, lines
 
 
@@ -101,7 +101,7 @@ def test_a_folder_that_vanished_is_made_again(rig: Rig) -> None:
 
 
 def test_counters_are_told_while_the_disk_hangs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.spool.READING_S", 0.01)
+    monkeypatch.setattr("agent.store.spool.READING_S", 0.01)
     rig.put()
     entry = rig.spool.take()
     assert entry is not None
@@ -293,7 +293,7 @@ def test_limits_wait_for_a_disk_that_does_not_remove(rig: Rig, monkeypatch: pyte
 
 
 def test_no_more_is_taken_when_too_much_cannot_be_removed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.spool.ASIDE_MAX", 2)
+    monkeypatch.setattr("agent.store.spool.ASIDE_MAX", 2)
     assert ASIDE_MAX > 2
     for at in range(5):
         rig.put(at=at)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from agent import disk, stock
-from agent.ages import SLACK_S, AgeClock
 from agent.outputs.base import Payload
+from agent.store import disk, stock
+from agent.store.ages import SLACK_S, AgeClock
 from tests.unit.spool_folder import DAY_S, START_NS, Clocks, Rig, end_all
 
 

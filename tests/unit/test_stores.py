@@ -3,7 +3,7 @@
 import pytest
 
 from agent.config_schema import InfluxOutput, NullOutput, RejectedTable, SpoolTable
-from agent.stores import Stores, settle
+from agent.store.stores import Stores, settle
 
 URL = "http://127.0.0.1:1"
 

@@ -4,8 +4,8 @@ import gzip
 
 import pytest
 
+from agent.delivery.work import Live, Loose, Work
 from agent.outputs.base import Kind, Payload, Refusal, Verdict
-from agent.work import Live, Loose, Work
 
 LINES = [b"m v=%di %d" % (n, n + 1) for n in range(10)]
 

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from agent._core import count_lines, split_lines
+from agent.delivery.task import Task
 from agent.outputs.base import Kind, Payload, Refusal, Verdict, plain
 from agent.outputs.refusals import lines_of
-from agent.spool_file import Entry
-from agent.task import Task
+from agent.store.spool_file import Entry
 
 Piece = tuple[memoryview, int]
 """Whole lines with memory of their own, and how many metrics they are."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from agent._core import Batch, Ring
 from agent.config import Flush
-from agent.work import Live
+from agent.delivery.work import Live
 
 SLOTS = 65_536
 """Slots of a ring."""
@@ -17,7 +17,7 @@ MARK_S = 0.1
 """It is noted so often how much has been written, to tell later what of it has waited for how long."""
 
 Leaves = Callable[[], bool] | None
-"""What a batch is told about the way into the spool: see :class:`agent.work.Live`."""
+"""What a batch is told about the way into the spool: see :class:`agent.delivery.work.Live`."""
 
 
 class Feed:

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
-from agent.disk import errno_name
+from agent.store.disk import errno_name
 
 logger = logging.getLogger(__name__)
 

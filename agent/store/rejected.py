@@ -20,11 +20,11 @@ from typing import Any
 
 import orjson
 
-from agent import disk
 from agent.config import RejectedTable
-from agent.folder import Index, file_size
-from agent.stock import Limits, Stock
-from agent.trouble import Trouble
+from agent.store import disk
+from agent.store.folder import Index, file_size
+from agent.store.stock import Limits, Stock
+from agent.store.trouble import Trouble
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ The verdicts of the output (:mod:`agent.outputs.base`) decide:
 
 ========= ==================================================================================
 DELIVERED counted; the lines that the destination refused of it are rejected
-RETRY     the same body again after a pause; for how long, :mod:`agent.attempts` knows
+RETRY     the same body again after a pause; for how long, :mod:`agent.delivery.attempts` knows
 HOLD      like RETRY, at the longest pause, for all batches, and loudly
 SPLIT     in parts, down to one line, which is then rejected
 REJECT    all lines are rejected
@@ -24,11 +24,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from agent.attempts import Attempts
+from agent.delivery.attempts import Attempts
+from agent.delivery.task import DEFAULTS, Health, Resilience
+from agent.delivery.work import Batch, Live, Loose, Stored
 from agent.outputs.base import Output, Payload, Verdict
-from agent.spool import Spool
-from agent.task import DEFAULTS, Health, Resilience
-from agent.work import Batch, Live, Loose, Stored
+from agent.store.spool import Spool
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ REFUSED_PAUSE_S = 1.0
 
 
 class RejectedStore(Protocol):
-    """Where rejected lines are kept. :class:`agent.rejected.Rejected` is one."""
+    """Where rejected lines are kept. :class:`agent.store.rejected.Rejected` is one."""
 
     def put(
         self, lines: list[tuple[bytes, str]], status: int | None, text: str, batch: str, oldest_ns: int
@@ -196,7 +196,7 @@ class Delivery:
         return Live(batch, self.leaves)
 
     def room(self, in_hand: int) -> tuple[int, float]:
-        """How many more batches may be begun: see :meth:`agent.attempts.Attempts.room`."""
+        """How many more batches may be begun: see :meth:`agent.delivery.attempts.Attempts.room`."""
         return self.attempts.room(in_hand, self.may_leave)
 
     # ---- what can be done with a batch ----

@@ -16,7 +16,7 @@ import heapq
 import os
 from collections.abc import Callable, Container, Iterator
 
-from agent.disk import PART, PROBE, occupied
+from agent.store.disk import PART, PROBE, occupied
 
 WINDOW_MAX = 16_384
 """Names that are kept in memory at most: some 3 MB."""
@@ -58,7 +58,7 @@ class Index:
         self._held: dict[str, int] = {}  # name: size
         self.files = 0
         self.bytes = 0
-        """As :func:`agent.disk.occupied` counts, like all bytes here."""
+        """As :func:`agent.store.disk.occupied` counts, like all bytes here."""
         self.metrics = 0
         self.appeared = 0
         self.vanished = 0

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from agent import disk
+from agent.store import disk
 
 logger = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 
 from isal import isal_zlib
 
-from agent import disk
 from agent.outputs.base import PLAIN_BYTES_MAX, Payload
+from agent.store import disk
 
 CORRUPT = "corrupt"
 """The folder, inside that of a spool, for files that could not be read or are not what their name says."""

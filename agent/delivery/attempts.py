@@ -3,7 +3,8 @@
 How many attempts are under way at once, when there are none at all, and how long one that failed waits is
 decided here, for all batches of an output together:
 
-- the limiter says how many, the breaker says whether (:mod:`agent.limiter`, :mod:`agent.breaker`);
+- the limiter says how many, the breaker says whether (:mod:`agent.delivery.limiter`,
+  :mod:`agent.delivery.breaker`);
 - a body that failed is repeated after a pause that doubles each time, with full jitter; a success of another
   one ends the pause once, since it shows that the destination is back;
 - HOLD and a long ``Retry-After`` open the breaker for as long as they say; a short one, and 429, 502, 503 and
@@ -22,12 +23,12 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 
-from agent.breaker import Breaker, State
-from agent.leases import Lease, Leases
-from agent.limiter import Limiter
+from agent.delivery.breaker import Breaker, State
+from agent.delivery.leases import Lease, Leases
+from agent.delivery.limiter import Limiter
+from agent.delivery.task import AttemptCounters, Health, Resilience, Task
 from agent.outputs.base import Kind, Output, Payload, Verdict, one_line
 from agent.outputs.verdicts import OVERLOADED
-from agent.task import AttemptCounters, Health, Resilience, Task
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ What waits in the spool is delivered beside that: with ``fresh_first`` in the pl
 free, and never in the last one if there are several; with ``oldest_first`` before them. A file of it is what
 a breaker that wants to close is tried with, so that its failure makes no new file.
 
-What cannot leave may have to go to the spool without an attempt: see :mod:`agent.relief`.
+What cannot leave may have to go to the spool without an attempt: see :mod:`agent.delivery.relief`.
 
 Nothing happens without a reason: an idle flusher sleeps until a ring, a sender or a call wakes it.
 
@@ -27,19 +27,19 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from agent._core import Ring, Waker
-from agent.backlog import Backlog
-from agent.breaker import State
 from agent.config import Flush
-from agent.delivery import Counters, Delivery
-from agent.feed import ALL, Feed
+from agent.delivery.backlog import Backlog
+from agent.delivery.breaker import State
+from agent.delivery.delivery import Counters, Delivery
+from agent.delivery.feed import ALL, Feed
+from agent.delivery.relief import STUCK_POLL_S, Relief
+from agent.delivery.senders import Senders
+from agent.delivery.spiller import Spiller
+from agent.delivery.task import DEFAULTS, Health, Resilience
+from agent.delivery.work import Live, Loose, Stored
 from agent.outputs.base import Output
-from agent.rejected import Rejected
-from agent.relief import STUCK_POLL_S, Relief
-from agent.senders import Senders
-from agent.spiller import Spiller
-from agent.spool import Spool
-from agent.task import DEFAULTS, Health, Resilience
-from agent.work import Live, Loose, Stored
+from agent.store.rejected import Rejected
+from agent.store.spool import Spool
 
 logger = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ import time
 from collections import deque
 from queue import SimpleQueue
 
-from agent.backlog import Backlog
-from agent.breaker import State
-from agent.delivery import Delivery
-from agent.feed import Taken
-from agent.work import Live
+from agent.delivery.backlog import Backlog
+from agent.delivery.breaker import State
+from agent.delivery.delivery import Delivery
+from agent.delivery.feed import Taken
+from agent.delivery.work import Live
 
 logger = logging.getLogger(__name__)
 

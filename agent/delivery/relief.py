@@ -10,12 +10,12 @@ import logging
 import math
 from collections.abc import Sequence
 
-from agent.breaker import State
 from agent.config import Flush
-from agent.delivery import Delivery
-from agent.feed import Feed
-from agent.senders import Senders
-from agent.spiller import Spiller
+from agent.delivery.breaker import State
+from agent.delivery.delivery import Delivery
+from agent.delivery.feed import Feed
+from agent.delivery.senders import Senders
+from agent.delivery.spiller import Spiller
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from agent.delivery import Delivery
-from agent.work import Live
+from agent.delivery.delivery import Delivery
+from agent.delivery.work import Live
 
 logger = logging.getLogger(__name__)
 

@@ -5,12 +5,12 @@
     spool/NAME/corrupt/….lp.gz                                                was not what its name says
 
 Files are immutable. One is written by whoever has the body, and counts from when it has its name, after the
-group commit (:mod:`agent.commit`); it is gone when its metrics are decided. The folder is the truth: a
+group commit (:mod:`agent.store.commit`); it is gone when its metrics are decided. The folder is the truth: a
 process that starts finds what the last one left, and what a limit costs is counted.
 
 A disk that is full, read-only or broken costs nothing but time: what cannot be stored stays its owner's, is
 counted as an error, and everything goes on by itself once the disk works again. What a :class:`Spool` holds
-in memory does not grow with the number of files (:mod:`agent.folder`).
+in memory does not grow with the number of files (:mod:`agent.store.folder`).
 """
 
 import errno
@@ -21,12 +21,12 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from agent import disk
-from agent.commit import Committer, Outcome, Pending, commit
 from agent.config import SpoolTable
-from agent.folder import Index
 from agent.outputs.base import Payload
-from agent.spool_file import (
+from agent.store import disk
+from agent.store.commit import Committer, Outcome, Pending, commit
+from agent.store.folder import Index
+from agent.store.spool_file import (
     Entry,
     SpoolCounters,
     file_name,
@@ -36,8 +36,8 @@ from agent.spool_file import (
     set_aside,
     time_of,
 )
-from agent.stock import REMOVALS_MAX, Limits, Stock
-from agent.trouble import Trouble
+from agent.store.stock import REMOVALS_MAX, Limits, Stock
+from agent.store.trouble import Trouble
 
 logger = logging.getLogger(__name__)
 

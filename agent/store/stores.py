@@ -15,8 +15,8 @@ from pathlib import Path
 
 from agent.config import InfluxOutput
 from agent.config import Output as OutputConfig
-from agent.rejected import Rejected
-from agent.spool import Spool
+from agent.store.rejected import Rejected
+from agent.store.spool import Spool
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ import threading
 import time
 from collections import OrderedDict
 
+from agent.delivery.work import Stored
 from agent.outputs.base import Output
-from agent.spool import Spool
-from agent.work import Stored
+from agent.store.spool import Spool
 
 RESTING_MAX = 1000
 """So many files rest at once. Further ones are not tried before one of these has rested."""

@@ -1,6 +1,6 @@
 """What is in a folder of files, and what its limits cost: the oldest go first, and are counted.
 
-What a spool and the rejected metrics have in common: an index that does not grow (:mod:`agent.folder`),
+What a spool and the rejected metrics have in common: an index that does not grow (:mod:`agent.store.folder`),
 limits on bytes, on age and on what is left free for others, and a disk that may refuse anything at any time.
 """
 
@@ -11,11 +11,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from agent import disk
-from agent.ages import AgeClock
 from agent.config_values import format_size
-from agent.folder import Index
-from agent.trouble import Trouble
+from agent.store import disk
+from agent.store.ages import AgeClock
+from agent.store.folder import Index
+from agent.store.trouble import Trouble
 
 REMOVALS_MAX = 256
 """Files that one look at a limit removes at most; whoever holds the lock meanwhile holds up others."""
