@@ -19,8 +19,8 @@ import pytest
 REQUIRE_ALL = os.environ.get("PENSTOCK_REQUIRE_ALL", "") not in ("", "0")
 
 # What may be missing even then: test data that lives outside the repository, and what only another
-# processor or kernel has. A reason is taken for one of these by its first words.
-OPTIONAL_REASONS = ("no corpus", "no AVX2", "no IPv6", "no UDP_GRO")
+# processor, kernel or distribution has. A reason is taken for one of these by its first words.
+OPTIONAL_REASONS = ("no corpus", "no AVX2", "no IPv6", "no UDP_GRO", "no newer systemd")
 
 # Debian puts servers where an ordinary user's PATH does not look.
 _PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"))

@@ -39,7 +39,7 @@ def machine(tmp_path: Path) -> Iterator[PenstockMachine]:
     here = subprocess.run([need("systemctl"), "--version"], check=True, capture_output=True, text=True).stdout
     packages = [] if version(here) >= NOTIFY_RELOAD_VERSION else sorted(NEWER.glob("*.deb"))
     if version(here) < NOTIFY_RELOAD_VERSION and not packages:
-        missing(f"needs a systemd of {NOTIFY_RELOAD_VERSION} or later in {NEWER.relative_to(ROOT)}")
+        missing(f"no newer systemd, of {NOTIFY_RELOAD_VERSION} or later, in {NEWER.relative_to(ROOT)}")
     with PenstockMachine(tmp_path) as machine:
         for one in packages:
             machine.unpack(one)
