@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import http.client
+import random
 import socket
 import threading
 import time
@@ -208,26 +209,26 @@ def test_a_server_that_is_not_there_closes_the_connection() -> None:
             client.post()
 
 
-def test_connections_that_come_while_others_are_dropped_are_closed_as_well() -> None:
+def test_connections_that_come_while_others_are_dropped_are_closed_as_well(server: FakeInfluxDB) -> None:
     """Whatever a task was at when it was cancelled, before its first step too, it leaves no socket open."""
     stop = threading.Event()
+    chance = random.Random(1)
 
     def connect() -> None:
         while not stop.is_set():
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", proxy.port), 1) as sock:
                 sock.send(b"x")
 
-    with socket.create_server(("127.0.0.1", 0), backlog=128) as server:
-        with FaultProxy(*server.getsockname()) as proxy:
-            clients = [threading.Thread(target=connect) for _ in range(4)]
-            for client in clients:
-                client.start()
-            for _ in range(300):
-                proxy.refuse()
-                proxy.heal()
-                proxy.drop_connections(reset=True)
-            stop.set()
-            for client in clients:
-                client.join()
-        # A socket that nobody closed says so when it is collected, and warnings are errors here.
-        gc.collect()
+    with FaultProxy("127.0.0.1", server.port) as proxy:
+        clients = [threading.Thread(target=connect) for _ in range(4)]
+        for client in clients:
+            client.start()
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline:
+            chance.choice([proxy.refuse, proxy.heal, proxy.heal, lambda: proxy.drop_connections(True)])()
+            stop.wait(chance.random() * 0.003)
+        stop.set()
+        for client in clients:
+            client.join()
+    # A socket that nobody closed says so when it is collected, and warnings are errors here.
+    gc.collect()
