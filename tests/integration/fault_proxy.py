@@ -165,16 +165,15 @@ class FaultProxy:
     # ---- in the thread of the loop ----
 
     async def _drop(self, reset: bool) -> None:
-        tasks = list(self._pairs.values())
-        for pair in self._pairs:
+        pairs = dict(self._pairs)
+        for pair, task in pairs.items():
             pair.reset = reset
-        for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for pair in [*self._pairs]:
-            # Its task had not begun, and so had nothing to end with.
-            del self._pairs[pair]
-            pair.close()
+        await asyncio.gather(*pairs.values(), return_exceptions=True)
+        for pair in pairs:
+            # One whose task had not begun had nothing to end with.
+            if self._pairs.pop(pair, None) is not None:
+                pair.close()
 
     def _accept(self, listener: socket.socket) -> None:
         try:

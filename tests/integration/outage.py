@@ -100,8 +100,10 @@ class DelayWatch:
             self._next += SLICE_NS
         if not self._open:
             return
-        stored = self._stored(self._open[0], self._open[-1] + SLICE_NS)
+        # Between the last look, which did not find them, and the answer of this one: a busy database may take
+        # long for that, and it is not the agent's time.
         now = time.time_ns()
+        stored = self._stored(self._open[0], self._open[-1] + SLICE_NS)
         for begin in list(self._open):
             end = begin + SLICE_NS
             if stored.get(begin, 0) == self._traffic.sent_between(begin, end):

@@ -1,6 +1,10 @@
 """The proxy that the tests of outages rely on: each of its faults is one, and all of them end."""
 
+import contextlib
+import gc
 import http.client
+import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -203,3 +207,28 @@ def test_a_server_that_is_not_there_closes_the_connection() -> None:
     with FaultProxy("127.0.0.1", port) as proxy, closing(Client(proxy)) as client:
         with pytest.raises((ConnectionError, http.client.BadStatusLine)):
             client.post()
+
+
+def test_connections_that_come_while_others_are_dropped_are_closed_as_well(server: FakeInfluxDB) -> None:
+    """Whatever a task was at when it was cancelled, before its first step too, it leaves no socket open."""
+    stop = threading.Event()
+    chance = random.Random(1)
+
+    def connect() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", proxy.port), 1) as sock:
+                sock.send(b"x")
+
+    with FaultProxy("127.0.0.1", server.port) as proxy:
+        clients = [threading.Thread(target=connect) for _ in range(4)]
+        for client in clients:
+            client.start()
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline:
+            chance.choice([proxy.refuse, proxy.heal, proxy.heal, lambda: proxy.drop_connections(True)])()
+            stop.wait(chance.random() * 0.003)
+        stop.set()
+        for client in clients:
+            client.join()
+    # A socket that nobody closed says so when it is collected, and warnings are errors here.
+    gc.collect()
