@@ -1,6 +1,6 @@
 """Outages of a real database under load: nothing is lost, memory stays flat, and live data comes first after.
 
-Each kind lasts a few seconds here, and a minute in the slow tests.
+Each kind lasts a few seconds here, and some a minute in the slow tests.
 """
 
 import time
@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import wait_until
+from tests.conftest import QUIET, wait_until
 from tests.integration.agent_process import AgentProcess, assert_balanced, at_rest, output
 from tests.integration.fault_proxy import Fault, FaultProxy
 from tests.integration.outage import DelayWatch, MemoryWatch, Traffic, stored
 from tests.integration.servers import Influxd, influxd
 
 RATE = 20_000
-LATE_S_MAX = 1.0
+LATE_S_MAX = 1.0 if QUIET else 5.0
+"""On a quiet machine it is less than half a second."""
 RESPONSE_TIMEOUT_S = 2
 """Where connections die without a word: nothing else tells."""
 GROWTH_KIB_MAX = 32 << 10
@@ -90,12 +91,17 @@ OUTAGES = {
 }
 
 
-@pytest.mark.parametrize(
-    "seconds",
-    [3, pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(300)])],
-    ids=["short", "full"],
-)
-@pytest.mark.parametrize("kind", OUTAGES)
+FULL = ("killed", "frozen", "503", "stalled")
+LENGTHS = [
+    *(pytest.param(kind, 3, id=f"{kind}-short") for kind in OUTAGES),
+    *(
+        pytest.param(kind, 60, id=f"{kind}-full", marks=[pytest.mark.slow, pytest.mark.timeout(300)])
+        for kind in (OUTAGES if QUIET else FULL)
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "seconds"), LENGTHS)
 def test_an_outage_costs_nothing_but_time(tmp_path: Path, kind: str, seconds: int) -> None:
     with influxd(tmp_path) as server, FaultProxy(server.host, server.port) as proxy:
         scene, outage = Scene(server, proxy), OUTAGES[kind]

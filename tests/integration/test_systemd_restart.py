@@ -1,18 +1,16 @@
 """Restarts, an upgrade and crashes of the installed service under load: sent is what is in the database.
 
 The socket unit holds the port, and what arrives while nobody reads waits in its queue. How many datagrams
-that may be depends on the machine, which here also sends them and runs the database: by default a rate that
-two busy processors bear. ``PENSTOCK_RESTART_RATE=100000`` is for a machine that does nothing else.
+that may be depends on the machine, which here also sends them and runs the database.
 """
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import need, wait_until
+from tests.conftest import QUIET, need, wait_until
 from tests.integration.penstock_machine import (
     SERVICE,
     SOCKET,
@@ -28,7 +26,7 @@ pytestmark = [
     pytest.mark.slow,
 ]
 
-RATE = int(os.environ.get("PENSTOCK_RESTART_RATE", "20000"))
+RATE = 100_000 if QUIET else 20_000
 """Datagrams per second."""
 
 
