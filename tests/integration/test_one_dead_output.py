@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench.native import Beside
-from tests.conftest import QUIET, need
+from tests.conftest import need
 from tests.integration.agent_process import (
     AgentProcess,
     Status,
@@ -22,7 +22,7 @@ from tests.integration.agent_process import (
 
 RATE = 60_000
 SECONDS = 4
-WITHIN = 1.05 if QUIET else 1.25
+WITHIN = 1.05
 ATTEMPTS = 4
 
 LISTEN = """
