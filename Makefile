@@ -20,28 +20,29 @@ STAMP_VENV := $(VENV)/.made-with-headers
 STAMP_RUN := $(VENV)/.installed-run
 STAMP_DEV := $(VENV)/.installed-dev
 STAMP_CORE := $(VENV)/.built-core
+STAMP_PAGE := $(VENV)/.built-page
 CORE_SOURCES := setup.py $(wildcard ext/*.pyx ext/*.pxd ext/*.pxi ext/*.h)
 
 # What a package is made of.
 STAMP_DEB := build/deb/.made
-DEB_SOURCES := $(CORE_SOURCES) pyproject.toml MANIFEST.in $(wildcard systemd/* configs/* man/*) \
-	$(shell find agent packages -name '*.py' -o -path 'packages/deb/*')
+DEB_SOURCES := $(CORE_SOURCES) pyproject.toml MANIFEST.in README.md CHANGELOG.md $(wildcard systemd/* configs/* docs/*.md man/*) \
+	$(shell find agent packages -name '*.py' -o -path 'packages/deb/*' -o -path 'agent/admin/page/*')
 
 .PHONY: help run test bench lint fuzz build wheel deb man clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
 
-run: $(STAMP_CORE)  ## build, and run the agent with configs/demo.toml
+run: $(STAMP_CORE) $(STAMP_PAGE)  ## build, and run the agent with configs/demo.toml
 	@exec $(PY) -m agent run --hints -c configs/demo.toml
 
-build: $(STAMP_CORE)  ## environment, dependencies and the compiled core
+build: $(STAMP_CORE) $(STAMP_PAGE)  ## environment, dependencies, the compiled core and the page
 
-test: $(STAMP_DEV) $(STAMP_CORE)  ## C tests and Python tests (TEST_ARGS="-k ring -x")
+test: $(STAMP_DEV) $(STAMP_CORE) $(STAMP_PAGE)  ## C tests and Python tests (TEST_ARGS="-k ring -x")
 	@if [ -f tests/c/Makefile ]; then $(MAKE) --no-print-directory -C tests/c; fi
 	$(PY) -m pytest $(TEST_ARGS)
 
-bench: $(STAMP_DEV) $(STAMP_CORE)  ## benchmarks (BENCH_ARGS=--quick)
+bench: $(STAMP_DEV) $(STAMP_CORE) $(STAMP_PAGE)  ## benchmarks (BENCH_ARGS=--quick)
 	@$(PY) -m tests.bench $(BENCH_ARGS)
 
 fuzz:  ## every fuzzer for FUZZ_SECONDS
@@ -56,7 +57,7 @@ lint: $(STAMP_DEV) $(STAMP_CORE)  ## ruff, mypy, the stub against the core, cyth
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint ext
 
 wheel: $(STAMP_DEV)  ## source distribution and wheel for this Python, in dist/
-	@$(PY) -m build --outdir dist
+	@PENSTOCK_PAGE=required $(PY) -m build --outdir dist
 
 deb: $(STAMP_DEB)  ## package for Debian or Ubuntu of this machine's release, in dist/
 
@@ -64,7 +65,7 @@ man: $(STAMP_CORE)  ## the parts of man/ that are made from the code
 	@$(PY) packages/man_pages.py
 
 clean:  ## remove what was built, the environment too
-	@rm -rf build dist *.egg-info agent/_core*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks $(VENV)
+	@rm -rf build dist *.egg-info agent/_core*.so agent/admin/page/uplot.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks $(VENV)
 	find agent tests -name __pycache__ -type d -prune -exec rm -rf {} +
 	for folder in tests/c tests/fuzz tests/bench/native; do
 		if [ -f $$folder/Makefile ]; then $(MAKE) --no-print-directory -C $$folder clean; fi
@@ -135,6 +136,11 @@ $(STAMP_CORE): $(STAMP_RUN) $(CORE_SOURCES)
 	@echo "Building the compiled core" >&2
 	$(PY) setup.py -q build_ext --inplace
 	touch $@
+
+# The library that draws the page's plots. Without npm and network the page has none, and the next make tries again.
+$(STAMP_PAGE): $(STAMP_RUN) packages/build_page.py
+	@$(PY) packages/build_page.py --fetch
+	if [ -f agent/admin/page/uplot.js ]; then touch $@; fi
 
 # With the distribution's own Python, whatever the environment above was made with.
 $(STAMP_DEB): $(DEB_SOURCES)

@@ -2,16 +2,22 @@
 
 ``PENSTOCK_BUILD=debug`` builds with assertions and without optimisation,
 ``PENSTOCK_BUILD=asan`` also with the address and undefined-behaviour sanitizers.
+
+What draws the page's plots is put in by packages/build_page.py before a wheel or a source distribution is
+made, where npm is to be had; ``PENSTOCK_PAGE=required`` makes it an error if it is not.
 """
 
 import contextlib
 import io
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 
 EXT = Path("ext")
 FLAVOUR = os.environ.get("PENSTOCK_BUILD", "release")
@@ -64,4 +70,24 @@ finally:
 if "performance hint" in said.getvalue():
     sys.exit("setup.py: Cython gives performance hints (above): declare the function noexcept")
 
-setup(ext_modules=modules)
+
+def build_page():
+    # A source distribution that was made with it has it, and needs neither npm nor network.
+    if subprocess.run([sys.executable, "packages/build_page.py"], check=False).returncode:
+        sys.exit("setup.py: the page has no plots, and they are required")
+
+
+class BuildPy(build_py):
+    def run(self):
+        if not self.editable_mode:
+            build_page()
+        super().run()
+
+
+class Sdist(sdist):
+    def run(self):
+        build_page()
+        super().run()
+
+
+setup(ext_modules=modules, cmdclass={"build_py": BuildPy, "sdist": Sdist})

@@ -12,6 +12,36 @@ if TYPE_CHECKING:
     from agent._core import RingStats
 
 
+WILLED = frozenset({"cardinality", "denied", "rate_limited", "source_denied", "type_conflict", "unrouted"})
+"""Reasons for drops that are the configuration's will: nothing is wrong with the metric or its client."""
+
+
+def bounds(least: int, decades: int) -> tuple[float, ...]:
+    """Those of :class:`agent._core.Histogram`, from 10 to the power of *least* on."""
+    steps = ("1", "1.25", "1.6", "2", "2.5", "3.15", "4", "5", "6.3", "8")
+    found = [float(f"{step}e{least + power}") for power in range(decades) for step in steps]
+    return (*found, float(f"1e{least + decades}"))
+
+
+BOUNDS = {
+    "delay_seconds": bounds(-4, 9),
+    "request_seconds": bounds(-4, 9),
+    "batch_metrics": bounds(0, 8),
+    "request_bytes": bounds(0, 9),
+    "compression_ratio": bounds(0, 2),
+}
+"""Of an output's histograms: the buckets' upper ends, inclusive; one more bucket is for what is above."""
+
+
+class GateCounters(Protocol):
+    """What is counted of connections before a lane has them."""
+
+    @property
+    def failed(self) -> int: ...
+    @property
+    def refused(self) -> int: ...
+
+
 class AggregationAccount(msgspec.Struct, frozen=True, kw_only=True):
     """What a StatsD listener made of its samples."""
 
@@ -23,10 +53,92 @@ class AggregationAccount(msgspec.Struct, frozen=True, kw_only=True):
     """Points sent at ticks so far."""
     ring_full: int
     """Points that no output's ring had room for."""
+    unrouted: int
+    """Points that no output wants."""
+    conflicts: int = 0
+    """Points none of whose fields has its type."""
     expired: int
     """Series forgotten because they were silent for too long."""
     bytes: int
     """Memory of the tables now."""
+
+
+class OffenderAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """A tag of a measurement that makes new series."""
+
+    measurement: str
+    tag: str
+    """Both empty: names of measurements."""
+    series: int
+    """Known, and charged to it."""
+    refused: int
+    """Heads that were over a limit because of it, as often as writers asked."""
+    per_minute: int
+    """Distinct new heads in the last minute."""
+    error: int
+    """So many of them may be another's."""
+    samples: tuple[str, ...]
+    """Some of its values."""
+    since: float
+    """When the first one came, seconds since 1970."""
+    policy: str
+    """What became of those over the limit; empty if none was."""
+    remedy: str
+    """Lines of configuration that would end it; empty if nothing was refused."""
+
+
+class GuardAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """The series that the agent knows, and what it does about new ones."""
+
+    series: int = 0
+    series_max: int = 0
+    overflow_series: int = 0
+    """What the policy made of series beyond the limits; they are not among ``series``."""
+    expired: int = 0
+    """Forgotten because they were silent."""
+    refused: int = 0
+    """New heads over a limit, as often as writers asked."""
+    observed: int = 0
+    """The same, where they only are counted."""
+    unknown: int = 0
+    """Heads that a writer did not know, and asked for."""
+    decided: int = 0
+    """Heads and names that a writer had not kept, and decided."""
+    given_up: int = 0
+    """Of them, those for which a rule or a filter took too long, and was passed over."""
+    heads: int = 0
+    """Kept by the writers."""
+    bytes: int = 0
+    """Memory of the book, and of what writers keep."""
+    fields: int = 0
+    """Fields whose type is kept."""
+    fields_unguarded: int = 0
+    """First sights of fields that there was no room for."""
+    rejected_unsaved: int = 0
+    """Fields that left their metrics, and could not be kept."""
+    offenders: tuple[OffenderAccount, ...] = ()
+    """The tags that make the most new series, 16 at most, the fastest first."""
+
+
+class LoserAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """A source whose metrics were dropped unread."""
+
+    source: str
+    """An IPv4 address, a /64 of IPv6, ``pid N``, or ``unknown``."""
+    reason: str
+    """``rate_limited`` or ``source_denied``."""
+    dropped: int
+
+
+class SocketAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """What the kernel says of a listener's datagram socket on one lane."""
+
+    lane: int
+    """-1 is the feed."""
+    queue_bytes: int
+    receive_buffer_bytes: int
+    """0 once it is closed."""
+    kernel_drops: int
 
 
 class ListenerAccount(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +154,16 @@ class ListenerAccount(msgspec.Struct, frozen=True, kw_only=True):
     accepted: int
     aggregated: int
     """Accepted, and gone into a table instead of the rings."""
+    shaped: int
+    """Accepted under a head that rules have changed."""
+    overflowed: int
+    """Accepted with a tag replaced, or without it, since there are too many series."""
+    observed: int
+    """Accepted, where they would have been that or dropped; of StatsD's samples those that were first."""
+    coerced: int
+    """Accepted, with a field brought to the type that is kept."""
+    fields_rejected: int
+    """Fields that left their line, since they have another type."""
     rewritten: int
     """Accepted after their bytes were brought into the safe subset."""
     clamped: int
@@ -53,24 +175,42 @@ class ListenerAccount(msgspec.Struct, frozen=True, kw_only=True):
     receive_buffer_bytes: int
     aggregation: AggregationAccount | None
     """None if it never was a StatsD listener."""
+    connections: int = 0
+    """Open now."""
+    connections_accepted: int = 0
+    connections_refused: int = 0
+    """Closed at once: there were too many."""
+    connections_closed: dict[str, int] = {}
+    """By reason: some of :data:`agent._core.CLOSE_NAMES`."""
+    handshakes_failed: int = 0
+    """Connections that never got to speak TLS."""
+    requests: dict[str, int] = {}
+    """Of an HTTP listener, by the status of the answers."""
+    losers: tuple[LoserAccount, ...] = ()
+    """The sources that lost most by ``rate``, ``source_rate`` and ``sources``, 16 at most."""
+    sockets_by_lane: tuple[SocketAccount, ...] = ()
+    """Of a listener of datagrams."""
 
 
 class LaneAccount(msgspec.Struct, frozen=True, kw_only=True):
-    """What one lane did."""
+    """What one lane did, or the feed."""
 
     lane: int
+    """-1 is the feed: what the control plane hands over, and a receive is one message."""
     running: bool
     beats: int
     receives: int
     accepted: int
     cpu_ns: int
+    paused: bool = False
+    """It reads from no connection, since no ring has room."""
 
 
 class RingAccount(msgspec.Struct, frozen=True, kw_only=True):
     """One ring: what its writer accepted, what was written to it, what waits in it."""
 
     writer: str
-    """The thread that writes it: ``lane-0`` … or ``tick``."""
+    """What writes it: ``lane-0`` …, ``tick`` or ``feed``."""
     restored: int
     """Metrics that an earlier process left in it."""
     torn: int
@@ -78,6 +218,10 @@ class RingAccount(msgspec.Struct, frozen=True, kw_only=True):
     accepted: int
     written: int
     missed: int
+    filtered: int
+    """Lines that were accepted for other outputs only."""
+    left_out: int
+    """Fields and tags of written lines that its encoding could not hold."""
     written_bytes: int
     waiting: int
     waiting_bytes: int
@@ -136,8 +280,14 @@ class OutputAccount(msgspec.Struct, frozen=True, kw_only=True):
     """Left by an earlier process, or brought by a command."""
     written: int
     missed: int
+    filtered: int
+    """Lines that were for other outputs only, by a filter or a shard; not in the output's other numbers."""
+    left_out: int
+    """Fields and tags that its rings could not hold; no metrics."""
     delivered: int
     rejected: int
+    merged: int
+    """Lines that went into others of their batch, of one series and time."""
     dropped: dict[str, int]
     spooled: int
     """In the spool now."""
@@ -158,6 +308,14 @@ class OutputAccount(msgspec.Struct, frozen=True, kw_only=True):
     """After compression."""
     opened: int
     """How often the breaker has opened."""
+    traced: int = 0
+    """Batches that the log was told of, with the time of each stage."""
+    stages: dict[str, float] = {}
+    """Seconds that batches spent, by stage: see :mod:`agent.delivery.trace`."""
+    on_time: int = 0
+    """Of what this process received, confirmed in time."""
+    histograms: dict[str, tuple[list[int], float]] = {}
+    """By the names in :data:`BOUNDS`: how many values are in each bucket, and the sum of all."""
     rings: tuple[RingAccount, ...]
     spool: SpoolAccount | None
     """None if it has none."""
@@ -172,6 +330,8 @@ class DeliveryCounters(Protocol):
     def delivered(self) -> int: ...
     @property
     def rejected(self) -> int: ...
+    @property
+    def merged(self) -> int: ...
     @property
     def restored(self) -> int: ...
     @property
@@ -194,6 +354,14 @@ class DeliveryCounters(Protocol):
     def bytes_sent(self) -> int: ...
     @property
     def opened(self) -> int: ...
+    @property
+    def traced(self) -> int: ...
+    @property
+    def stages(self) -> Mapping[str, float]: ...
+    @property
+    def on_time(self) -> int: ...
+    @property
+    def histograms(self) -> Mapping[str, tuple[list[int], float]]: ...
 
 
 class SpoolCounters(Protocol):
@@ -249,6 +417,6 @@ class OutputReading(msgspec.Struct, frozen=True):
     type: str
     counters: DeliveryCounters
     rings: Mapping[str, "RingStats"]
-    """By the thread that writes it: ``lane-0`` … or ``tick``."""
+    """By what writes it: ``lane-0`` …, ``tick`` or ``feed``."""
     spool: SpoolCounters | None = None
     refused: RejectedCounters | None = None

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from agent._core import Aggregator, Lane, Ring
+from agent._core import Aggregator, Guard, Lane, Ring
 from agent.config import Listen
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def settings(listen: Listen) -> dict[str, Any]:
 
 def identity(listen: Listen) -> tuple[object, ...]:
     """The settings that decide what is one series, and how many may be: others take another aggregator."""
-    return listen.separator, listen.dialect, listen.max_series
+    return listen.separator, listen.dialect, listen.max_series, listen.templates
 
 
 def make_aggregator(listen: Listen, lanes: int) -> Aggregator:
@@ -126,6 +126,7 @@ class Ticker:
         self._lanes: Sequence[Lane] = ()
         self._rings: Sequence[Ring] = ()
         self._tags: Sequence[tuple[bytes, bytes]] = ()
+        self._guard: Guard | None = None
         self._sources: tuple[Source, ...] = ()
         self._schedules: dict[Aggregator, Schedule] = {}
         # Guards the three places where counters are, so that a reader finds each of them once. Never held
@@ -140,14 +141,17 @@ class Ticker:
         rings: Sequence[Ring],
         tags: Sequence[tuple[bytes, bytes]],
         sources: Iterable[Source],
+        guard: Guard | None = None,
     ) -> None:
         """Tick for these *sources*, and no others, from now on. Waits for a running tick.
+
+        *guard* was made for these rings and tags.
 
         Sources that are left out still hold what they aggregated, until :meth:`finish`.
         """
         with self._ticking:
             now = self._clock()
-            self._lanes, self._rings, self._tags = lanes, rings, tags
+            self._lanes, self._rings, self._tags, self._guard = lanes, rings, tags, guard
             self._sources = tuple(sources)
             schedules = {}
             for source in self._sources:
@@ -224,7 +228,15 @@ class Ticker:
         stuck = (ring["waiting_bytes"] * 2 > ring["capacity_bytes"] for ring in map(Ring.stats, self._rings))
         patience = 0.0 if any(stuck) else patience
         before = source.aggregator.stats()["ring_full"]
-        source.aggregator.tick(self._lanes, self._rings, at_ns, tags=self._tags, patience=patience)
+        source.aggregator.tick(
+            self._lanes,
+            self._rings,
+            at_ns,
+            tags=self._tags,
+            patience=patience,
+            guard=self._guard,
+            listener=source.number,
+        )
         if lost := source.aggregator.stats()["ring_full"] - before:
             logger.error(
                 "a tick found every ring full, and points were dropped",
@@ -247,6 +259,8 @@ def _add(total: "dict[int, AggregateStats]", number: int, stats: "AggregateStats
         "samples": known["samples"] + stats["samples"],
         "points": known["points"] + stats["points"],
         "ring_full": known["ring_full"] + stats["ring_full"],
+        "unrouted": known["unrouted"] + stats["unrouted"],
+        "conflicts": known["conflicts"] + stats["conflicts"],
         "expired": known["expired"] + stats["expired"],
         "bytes": known["bytes"] + stats["bytes"],
     }

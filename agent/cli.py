@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 import click
 
-from agent import cli_keep
-from agent.cli_options import config_option, control_socket, socket_option
+from agent import cli_bench, cli_capture, cli_keep, cli_replay, cli_send, cli_tap, cli_top, cli_trial
+from agent.cli_options import ca_option, config_option, control_socket, socket_option, token_option
+from agent.cli_trial import explain
 from agent.errors import EXIT_CONFIG, EXIT_FAILURE, ConfigError, ControlError, PenstockError
 
 if TYPE_CHECKING:
@@ -69,15 +70,28 @@ def run(ctx: click.Context, path: Path | None, hints: bool | None) -> None:
 
 @cli.command()
 @config_option
-def check(path: Path | None) -> None:
+@click.option(
+    "--explain", "metric", help="A metric as a client sends it: also say what each rule does to it."
+)
+@click.option(
+    "--listener",
+    default="",
+    help="Name of the listener that it is for, if not the first one that can read it.",
+)
+def check(path: Path | None, metric: str | None, listener: str) -> None:
     """Check the configuration; every problem is printed with its place, and the exit code is then 78."""
     from agent.config import DEFAULT_PATH, load
 
     config = load(path)
+    if metric is not None:
+        explain(config, metric, listener)
+        return
     click.echo(f"{path or DEFAULT_PATH}: OK")
     for listen in config.listen:
         name = "" if listen.name == listen.address else f" ({listen.name})"
         click.echo(f"  listen  {listen.address}{name}, {listen.format}")
+    if config.host is not None:
+        click.echo(f"  host    {', '.join(config.host.collectors)}")
     for output in config.output:
         click.echo(f"  output  {output.name}, {output.type}")
 
@@ -97,20 +111,29 @@ def show_config(path: Path | None, defaults: bool) -> None:
 @config_option
 @socket_option
 @click.option("--url", help="Ask over HTTP at this address instead, such as http://127.0.0.1:8690.")
+@ca_option
+@token_option
 @click.option("--json", "as_json", is_flag=True, help="The document of /api/status as it is.")
 @click.pass_context
 def status(
-    ctx: click.Context, path: Path | None, socket: Path | None, url: str | None, as_json: bool
+    ctx: click.Context,
+    path: Path | None,
+    socket: Path | None,
+    url: str | None,
+    ca: Path | None,
+    token_file: Path | None,
+    as_json: bool,
 ) -> None:
     """Show what a running agent does, and its ledger.
 
     Exits with 1 where no agent is running or where its ledger does not balance.
     """
-    from agent.admin.client import ask
+    from agent.admin.client import ask, credentials
 
-    code, document = ask(url or control_socket(path, socket), "GET", "/api/status", _STATUS_TIMEOUT)
+    where, shown = url or control_socket(path, socket), credentials(token_file, ca)
+    code, document = ask(where, "GET", "/api/status", _STATUS_TIMEOUT, shown)
     if code != 200:
-        raise ControlError(f"the agent answers {code}: {document}")
+        raise ControlError(f"the agent answers {code}: {document.get('error', document)}")
     if as_json:
         import json
 
@@ -157,6 +180,13 @@ def reload(ctx: click.Context, path: Path | None, socket: Path | None, wait: boo
         raise ControlError(f"the agent answers {code}: {answer}")
 
 
+cli.add_command(cli_trial.test)
+cli.add_command(cli_bench.bench)
+cli.add_command(cli_send.send)
+cli.add_command(cli_tap.tap)
+cli.add_command(cli_capture.capture)
+cli.add_command(cli_replay.replay)
+cli.add_command(cli_top.top)
 for group in cli_keep.GROUPS:
     cli.add_command(group)
 
@@ -220,7 +250,8 @@ def _completions() -> dict[str, str]:
 
 def _hints(config: "Config") -> Iterator[str]:
     """Where to send, where to look, and one line to try."""
-    yield "Send to:  " + ", ".join(listen.address for listen in config.listen)
+    if config.listen:
+        yield "Send to:  " + ", ".join(listen.address for listen in config.listen)
     looks = [f"http://{config.agent.admin}/"] if config.agent.admin else []
     for output in config.output:
         if output.type == "file":
@@ -229,17 +260,20 @@ def _hints(config: "Config") -> Iterator[str]:
             looks.insert(0, output.url)
     if looks:
         yield "Look at:  " + ", ".join(looks)
-    yield "Try:      " + _line_to_try(config.listen[0].address, config.listen[0].format)
+    for listen in config.listen[:1]:
+        yield "Try:      " + _line_to_try(listen.address, listen.format)
 
 
 def _line_to_try(address: str, format: str) -> str:
     line = "echo 'demo,host=me value=1'" if format == "line" else "echo 'demo:1|c|#host:me'"
     parts = urlsplit(address)
-    if parts.scheme == "unixgram":
-        return f"{line} | nc -uU -w0 {parts.path}"
+    # A stream ends with what is sent; a datagram has no end to wait for.
+    nc = "nc -u -w0" if parts.scheme in ("udp", "unixgram") else "nc -N"
+    if parts.path:
+        return f"{line} | {nc} -U {parts.path}"
     # What is bound to every address is reached on the loopback.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(parts.hostname or "", parts.hostname)
-    return f"{line} | nc -u -w0 {host} {parts.port}"
+    return f"{line} | {nc} {host} {parts.port}"
 
 
 def main() -> None:

@@ -39,7 +39,10 @@ def spool() -> None:
 
 @click.group()
 def rejected() -> None:
-    """What the server refused for good, with its reasons."""
+    """What the server refused for good, with its reasons.
+
+    In place of an output's name, "_guard" is what [types] has left out.
+    """
 
 
 # ---- looking ----
@@ -106,7 +109,10 @@ def _ls(kind: str, output: str | None, path: Path | None, everything: bool, as_j
 @click.argument("files", nargs=-1, required=True)
 @config_option
 def spool_show(output: str, files: tuple[str, ...], path: Path | None) -> None:
-    """Print the lines in FILES of an OUTPUT's spool, uncompressed. Files in "corrupt/" too, if that works."""
+    """Print what is in FILES of an OUTPUT's spool as lines. Files in "corrupt/" too, if that works.
+
+    Samples of remote write have a line each, with one field called "value".
+    """
     from agent.keeping import body_of
 
     folder = agent_folder(path, "state_dir") / "spool" / output

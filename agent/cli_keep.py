@@ -21,7 +21,7 @@ from agent.cli_options import Owner, agent_folder, config_option, control_socket
 from agent.errors import EXIT_FAILURE, ControlError, NoAgentError, StoreError
 
 if TYPE_CHECKING:
-    from agent.config import Config, InfluxOutput, SpoolTable
+    from agent.config import Config, HttpOutput, SpoolTable
     from agent.keeping import Keeper
 
 GROUPS = (spool, rejected)
@@ -114,7 +114,7 @@ def _replay_here(output: str, files: tuple[Path, ...], path: Path | None, patien
     from agent.replay import replay as deliver
 
     config = load(path)
-    table = _influx(config, output)
+    table = _kept_output(config, output)
     if table.spool is None:
         # What an earlier configuration left there.
         table = replace(table, spool=_endless())
@@ -156,10 +156,12 @@ def retry(
     """Send what was refused once more: FILES of an OUTPUT, or all of them.
 
     The lines go into the spool, and the files are removed. What is refused again comes back with its reasons.
+    Not for "_guard", the fields that [types] has left out: mend them in a copy, and replay that.
     """
     from agent.config import load
-    from agent.keeping import oldest_in
+    from agent.keeping import oldest_in, refuse_retry
 
+    refuse_retry(output)
     state_dir = agent_folder(path, "state_dir")
     names = list(files)
     if everything:
@@ -175,7 +177,7 @@ def retry(
                 return int(ask("POST", "/rejected/retry", output=output, name=name)["metrics"])
 
         else:
-            table = _influx(load(path), output)
+            table = _kept_output(load(path), output)
             keeper, _ = stack.enter_context(_in_its_place(output, state_dir, table))
             once = keeper.retry
         advance = stack.enter_context(progress("retry", len(names)))
@@ -277,13 +279,13 @@ class _Agent:
 
 @contextmanager
 def _in_its_place(
-    output: str, state_dir: Path, table: "InfluxOutput | None"
+    output: str, state_dir: Path, table: "HttpOutput | None"
 ) -> Iterator[tuple["Keeper", Owner]]:
     """The folders of an output, where no agent is running; without *table*, no limits are enforced."""
     from agent.config import RejectedTable
     from agent.keeping import Keeper
     from agent.lock import FolderLock
-    from agent.store.rejected import Rejected
+    from agent.store.rejected import GUARD, Rejected
     from agent.store.spool import Spool
 
     spool_table = _endless() if table is None else table.spool
@@ -295,7 +297,7 @@ def _in_its_place(
     with Owner(state_dir) as owner, FolderLock(state_dir, "agent.state_dir", command), ExitStack() as stack:
         try:
             spool = None
-            if spool_table is not None:
+            if spool_table is not None and output != GUARD:
                 spool = Spool(output, state_dir / "spool" / output, spool_table)
                 stack.callback(spool.close)
             kept = Rejected(output, state_dir / "rejected" / output, rejected_table, target=target)
@@ -311,11 +313,11 @@ def _endless() -> "SpoolTable":
     return SpoolTable(max_bytes=1 << 60, max_age=1e12, min_free_space=0)
 
 
-def _influx(config: "Config", output: str) -> "InfluxOutput":
-    from agent.config import InfluxOutput
+def _kept_output(config: "Config", output: str) -> "HttpOutput":
+    from agent.config import HttpOutput
 
     for one in config.output:
-        if one.name == output and isinstance(one, InfluxOutput):
+        if one.name == output and isinstance(one, HttpOutput):
             return one
     raise StoreError(f"{output}: is no output of the configuration that keeps anything on disk")
 

@@ -23,6 +23,31 @@ socket_option = click.option(
     type=click.Path(path_type=Path),
     help="Control socket of the agent, instead of the one in the configuration's runtime_dir.",
 )
+ca_option = click.option(
+    "--ca",
+    type=click.Path(path_type=Path),
+    help="With an https --url: certificates that the agent's must be signed by, instead of the system's.",
+)
+token_option = click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    help="With --url: file of the token that the agent asks for, instead of PENSTOCK_TOKEN.",
+)
+
+
+def duration(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
+    """Seconds of a duration as in the configuration: ``500ms``, ``30s``, ``5m``. For an option's callback."""
+    from agent.config_values import parse_duration
+
+    if value is None:
+        return None
+    try:
+        seconds = parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    if seconds <= 0:
+        raise click.BadParameter("it is longer than nothing")
+    return seconds
 
 
 def agent_folder(path: Path | None, key: str) -> Path:

@@ -12,13 +12,18 @@ from urllib.parse import urlsplit
 from agent.config_schema import (
     EXPIRE_INTERVALS_MAX,
     FORMAT_KEYS,
+    SCHEME_FORMATS,
     SCHEME_KEYS,
     FileOutput,
+    HttpOutput,
     InfluxOutput,
+    RemoteWriteOutput,
     Table,
+    strangers,
 )
 from agent.config_source import Source
-from agent.config_values import format_duration, format_size, parse_listen_address, quote
+from agent.config_values import format_duration, format_size, one_of, parse_listen_address, quote
+from agent.templates import problems as template_problems
 
 LISTENERS_MAX = 64
 """The lanes keep counters for so many."""
@@ -40,6 +45,12 @@ _VERSIONS: dict[str, tuple[int, ...]] = {
 _REQUIRED = {1: ("database",), 2: ("org", "bucket"), 3: ("database",)}
 
 
+SCHEME_INSTEAD = {
+    "sources": 'who sends by a Unix socket has no address; say who may open it with "mode" and "owner"',
+}
+"""What else to do than to remove a key that is for other schemes."""
+
+
 class Section:
     """One table as it was read: the struct, with defaults in place of what was wrong or missing."""
 
@@ -58,18 +69,34 @@ class Section:
         return quote(self.given.get(key, getattr(self.table, key)))
 
 
+def check_agent(source: Source, agent: Section) -> None:
+    """The same for ``[agent]``."""
+    for key in ("admin_cert", "admin_key"):
+        if agent.sure(key) and getattr(agent.table, key):
+            _check_readable(source, agent, key)
+    if agent.sure("admin_cert", "admin_key") and agent.table.admin_key and not agent.table.admin_cert:
+        source.report("agent.admin_cert", 'is missing; "admin_key" needs it')
+    for key in ("admin_token", "admin_cert"):
+        if agent.sure("admin", key) and getattr(agent.table, key) and not agent.table.admin:
+            source.report(f"agent.{key}", 'is for the address of "admin", which is off; remove it')
+
+
 def check(source: Source, flush: Section, listen: list[Section], output: list[Section]) -> None:
     """Report to *source* what is wrong between keys; says nothing about keys that are wrong in themselves."""
     # What seems to be missing may stand in the file that could not be read.
     if not source.unread:
-        if "listen" not in source.tree or source.tree["listen"] == []:
+        if not source.tree.get("listen", []) and "host" not in source.tree:
             source.report(
                 "listen", 'nothing would be received; wanted at least one [[listen]] with an "address"'
             )
         if "output" not in source.tree or source.tree["output"] == []:
             source.report("output", "nothing would be delivered; wanted at least one [[output]]")
-    if len(listen) > LISTENERS_MAX:
-        source.report("listen", f"{len(listen)} listeners; at most {LISTENERS_MAX} are allowed")
+    most = LISTENERS_MAX - ("host" in source.tree)
+    if len(listen) > most:
+        source.report("listen", f"{len(listen)} listeners; at most {most} are allowed")
+    for section in listen:
+        if "host" in source.tree and section.sure("name") and section.table.name == "host":
+            source.report(f"{section.path}.name", '"host" is taken by [host]; wanted another')
     if len(output) > OUTPUTS_MAX:
         source.report("output", f"{len(output)} outputs; at most {OUTPUTS_MAX} are allowed")
     taken = _check_unique(source, listen, "address", _bound_address)
@@ -78,16 +105,46 @@ def check(source: Source, flush: Section, listen: list[Section], output: list[Se
     _check_unique(source, named, "name", lambda one: one.table.name if one.sure("name") else "")
     _check_unique(source, output, "name", lambda one: one.table.name if one.sure("name") else "")
     _check_unique(source, output, "path", _folder)
+    for section in output:
+        if section.sure("name") and section.table.name == "_guard":
+            source.report(f"{section.path}.name", '"_guard" is taken by [types]; wanted another')
     for section in listen:
         _check_listen(source, section)
+        _check_listen_tls(source, section)
     for section in output:
         _check_room(source, flush, section)
+        if section.sure("shard", "shard_group") and section.table.shard_group and not section.table.shard:
+            source.report(f"{section.path}.shard", 'is missing; "shard_group" needs it')
         if isinstance(section.table, InfluxOutput):
             _check_version(source, section)
+        if isinstance(section.table, RemoteWriteOutput):
+            _check_one_authorization(source, section)
+        if isinstance(section.table, HttpOutput):
             _check_credentials(source, section)
             _check_tls(source, section)
             _check_retry(source, section)
             _check_spool(source, flush, section)
+
+
+def check_guards(source: Source, optional: Mapping[str, Section]) -> None:
+    """The same for the tables of guards, by name, those that are there."""
+    cardinality = optional.get("cardinality")
+    if cardinality is not None and cardinality.sure("limit"):
+        first: dict[tuple[str, str], int] = {}
+        for index, limit in enumerate(cardinality.table.limit):
+            same = first.setdefault((limit.measurement, limit.tag), index)
+            if same != index:
+                source.report(
+                    f"cardinality.limit[{index}]",
+                    f"is for the same measurements and tag as cardinality.limit[{same}], which comes first",
+                )
+    types = optional.get("types")
+    if types is not None and types.sure("field"):
+        fields: dict[tuple[str, str], int] = {}
+        for index, field in enumerate(types.table.field):
+            same = fields.setdefault((field.measurement, field.field), index)
+            if same != index:
+                source.report(f"types.field[{index}]", f"is the same field as types.field[{same}]")
 
 
 def _check_unique(
@@ -110,8 +167,8 @@ def _bound_address(section: Section) -> str:
     if not section.sure("address"):
         return ""
     scheme, host, port, path = parse_listen_address(section.table.address)
-    if scheme == "unixgram":
-        return f"{scheme} {os.path.normpath(path)}"
+    if path:
+        return os.path.normpath(path)
     try:
         host = ip_address(host).compressed
     except ValueError:
@@ -128,16 +185,25 @@ def _folder(section: Section) -> str:
 def _check_listen(source: Source, section: Section) -> None:
     """Keys that mean nothing for the scheme or the format are refused: whoever sets a mode relies on it."""
     if section.sure("address"):
-        scheme = parse_listen_address(section.table.address).scheme
-        for only, keys in SCHEME_KEYS.items():
-            for key in keys:
-                if key in section.given and scheme != only:
-                    source.report(f"{section.path}.{key}", f"is for {only}:// only; remove it")
+        scheme, format = parse_listen_address(section.table.address).scheme, section.table.format
+        for key, schemes in strangers(SCHEME_KEYS, scheme).items():
+            if key in section.given:
+                wanted = ", ".join(f"{one}://" for one in schemes)
+                wanted = " and ".join(wanted.rsplit(", ", 1))
+                instead = SCHEME_INSTEAD.get(key, "remove it")
+                source.report(f"{section.path}.{key}", f"is for {wanted} only; {instead}")
+        if section.sure("format") and format not in (known := SCHEME_FORMATS.get(scheme, (format,))):
+            source.report(
+                f"{section.path}.format", f"{quote(format)} is not for {scheme}://; wanted {one_of(known)}"
+            )
     if section.sure("format"):
-        for only, keys in FORMAT_KEYS.items():
-            for key in keys:
-                if key in section.given and section.table.format != only:
-                    source.report(f"{section.path}.{key}", f'is for format = "{only}" only; remove it')
+        for key, formats in strangers(FORMAT_KEYS, section.table.format).items():
+            if key in section.given:
+                wanted = " or ".join(map(quote, formats))
+                source.report(f"{section.path}.{key}", f"is for format = {wanted} only; remove it")
+    if section.sure("templates"):
+        for index, problem in template_problems(section.table.templates):
+            source.report(f"{section.path}.templates[{index}]", problem)
     if section.sure("interval", "expire"):
         longest, known = max(section.table.expire.values()), section.table.interval * EXPIRE_INTERVALS_MAX
         if longest > known:
@@ -146,6 +212,25 @@ def _check_listen(source: Source, section: Section) -> None:
                 f"{format_duration(longest)} is longer than {EXPIRE_INTERVALS_MAX:,} intervals "
                 f"({format_duration(known)})",
             )
+
+
+def _check_listen_tls(source: Source, section: Section) -> None:
+    table = section.table
+    for key in ("cert", "key", "client_ca"):
+        if section.sure(key) and getattr(table, key):
+            _check_readable(source, section, key)
+    for key in ("key", "client_ca"):
+        if section.sure("cert", key) and getattr(table, key) and not table.cert:
+            source.report(f"{section.path}.cert", f'is missing; "{key}" needs it')
+
+
+def _check_readable(source: Source, section: Section, key: str) -> None:
+    try:
+        with open(getattr(section.table, key), "rb"):
+            pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        source.report(f"{section.path}.{key}", f"{section.quoted(key)} cannot be read: {reason}")
 
 
 def _check_room(source: Source, flush: Section, section: Section) -> None:
@@ -187,6 +272,11 @@ def _check_credentials(source: Source, section: Section) -> None:
         source.report(f"{section.path}.username", 'is missing; "password" needs it')
 
 
+def _check_one_authorization(source: Source, section: Section) -> None:
+    if section.sure("token", "username") and section.table.token and section.table.username:
+        source.report(f"{section.path}.token", 'a server is told one of "token" and "username"; remove one')
+
+
 def _check_tls(source: Source, section: Section) -> None:
     table = section.table
     plain = section.sure("url") and urlsplit(table.url).scheme == "http"
@@ -199,12 +289,7 @@ def _check_tls(source: Source, section: Section) -> None:
                 f"{section.path}.{key}", 'is for "https://" only, and the url begins with "http://"'
             )
         elif isinstance(value, str):
-            try:
-                with open(value, "rb"):
-                    pass
-            except (OSError, ValueError) as error:
-                reason = getattr(error, "strerror", None) or error
-                source.report(f"{section.path}.{key}", f"{section.quoted(key)} cannot be read: {reason}")
+            _check_readable(source, section, key)
     if section.sure("cert", "key") and table.key and not table.cert:
         source.report(f"{section.path}.cert", 'is missing; "key" needs it')
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from agent.config_values import (
     CONTROL,
+    LISTEN_ADDRESSES,
     Filled,
     format_duration,
     format_size,
@@ -193,6 +194,37 @@ class Durations(Duration):
         return next(iter(shown.values())) if len(set(shown.values())) == 1 else shown
 
 
+class SomeDurations(Duration):
+    """A table of time spans for some of *names*; a dictionary of those once read."""
+
+    def __init__(self, names: tuple[str, ...], example: str, low: str, high: str) -> None:
+        super().__init__(low, high)
+        self.names = names
+        self.wanted = f'a table of durations, such as {{ {names[0]} = "{example}" }}'
+
+    def read(self, value: object) -> dict[str, float]:  # type: ignore[override]
+        if not isinstance(value, Mapping):
+            raise ValueError(f"got {quote(value)}; wanted {self.wanted}")
+        known = list(self.names)
+        found: dict[str, float] = {}
+        wrong = []
+        for name, one in value.items():
+            if name not in known:
+                close = hint(str(name), known) or "; known are " + ", ".join(known)
+                wrong.append(f"unknown key {quote(name)}{close}")
+                continue
+            try:
+                found[str(name)] = super().read(one)
+            except ValueError as error:
+                wrong.append(f"{name}: {error}")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return found
+
+    def show(self, value: Any) -> Any:
+        return {name: format_duration(seconds) for name, seconds in value.items()}
+
+
 class Size(Kind):
     """A number of bytes from *low* to *high*."""
 
@@ -220,20 +252,46 @@ class Size(Kind):
 
 
 class Choice(Kind):
-    """One of *values*. Words in *later* are known but belong to a version to come."""
+    """One of *values*, or if *empty* the empty string for none of them.
 
-    def __init__(self, *values: str, later: tuple[str, ...] = ()) -> None:
+    Words in *later* are known but belong to a version to come.
+    """
+
+    def __init__(self, *values: str, later: tuple[str, ...] = (), empty: bool = False) -> None:
         self.values = values
         self.later = later
+        self.empty = empty
 
     def read(self, value: object) -> str:
-        if isinstance(value, str) and value in self.values:
+        if isinstance(value, str) and (value in self.values or (self.empty and not value)):
             return str(value)
         wanted = one_of(self.values)
         if isinstance(value, str) and value in self.later:
             raise ValueError(f"{quote(value)} is not available in this version; wanted {wanted}")
         close = hint(value, list(self.values)) if isinstance(value, str) else ""
         raise ValueError(f"got {quote(value)}; wanted {wanted}{close}")
+
+
+class Choices(Kind):
+    """An array of some of *values*, each once; a tuple once read."""
+
+    def __init__(self, *values: str) -> None:
+        self.values = values
+        self.wanted = f"an array of some of {', '.join(map(quote, values))}"
+
+    def read(self, value: object) -> tuple[str, ...]:
+        if not isinstance(value, list):
+            raise ValueError(f"got {quote(value)}; wanted {self.wanted}")
+        for one in value:
+            if one not in self.values:
+                close = hint(one, list(self.values)) if isinstance(one, str) else ""
+                raise ValueError(f"got {quote(one)} in it; wanted {self.wanted}{close}")
+            if value.count(one) > 1:
+                raise ValueError(f"has {quote(one)} twice")
+        return tuple(str(one) for one in value)
+
+    def show(self, value: Any) -> list[str]:
+        return list(value)
 
 
 class Text(Kind):
@@ -284,6 +342,32 @@ class Text(Kind):
         return MASK if self.secret and value else value
 
 
+class Secrets(Kind):
+    """An array of secret texts; a tuple once read."""
+
+    secret = True
+    count_max = 64
+    chars_max = 4096
+    wanted = "an array of strings"
+
+    def read(self, value: object) -> tuple[str, ...]:
+        if not isinstance(value, list):
+            raise ValueError(f"got a value that is no array; wanted {self.wanted}")
+        if len(value) > self.count_max:
+            raise ValueError(f"has {len(value)} strings; at most {self.count_max} are allowed")
+        one = Text(secret=True, empty=False, chars_max=self.chars_max)
+        found = []
+        for index, text in enumerate(value):
+            try:
+                found.append(one.read(text))
+            except ValueError as error:
+                raise ValueError(f"the string at {index}: {error}") from None
+        return tuple(found)
+
+    def show(self, value: Any) -> list[str]:
+        return [MASK for _ in value]
+
+
 class Inner(Kind):
     """A table inside a table, or ``false`` for none where it is *optional*; a struct, or None, once read.
 
@@ -305,11 +389,29 @@ class Inner(Kind):
         return False if value is None else value
 
 
+class Texts(Kind):
+    """An array of strings; a tuple once read. What a string must look like is for others to check."""
+
+    def __init__(self, wanted: str, count_max: int) -> None:
+        self.wanted = wanted
+        self.count_max = count_max
+
+    def read(self, value: object) -> tuple[str, ...]:
+        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+            raise ValueError(f"got {quote(value)}; wanted {self.wanted}")
+        if len(value) > self.count_max:
+            raise ValueError(f"has {len(value)} of them; at most {self.count_max} are allowed")
+        return tuple(str(one) for one in value)
+
+    def show(self, value: Any) -> Any:
+        return list(value)
+
+
 class ListenAddress(Text):
     """An address that :func:`parse_listen_address` takes."""
 
     def __init__(self) -> None:
-        super().__init__(wanted='"udp://HOST:PORT" or "unixgram:///PATH"', empty=False)
+        super().__init__(wanted=LISTEN_ADDRESSES, empty=False)
 
     def check(self, text: str) -> None:
         try:
@@ -332,10 +434,14 @@ class HostPort(Text):
 
 
 class Url(Text):
-    """An http or https address of a server. Credentials have keys of their own and are refused in it."""
+    """An http or https address of a server, with a *query* if that may be.
 
-    def __init__(self) -> None:
+    Credentials have keys of their own and are refused in it.
+    """
+
+    def __init__(self, query: bool = False) -> None:
         super().__init__(wanted='"http://HOST:PORT" or "https://HOST:PORT"', empty=False)
+        self.query = query
 
     def check(self, text: str) -> None:
         try:
@@ -348,12 +454,51 @@ class Url(Text):
             raise ValueError(
                 'no user or password may stand in the address; use the keys for them ("token", "username")'
             )
-        if parts.query or parts.fragment or " " in text:
-            raise ValueError(
-                f"the address must end with its path, without ?, # and spaces; wanted {self.wanted}"
-            )
+        if (parts.query and not self.query) or parts.fragment or " " in text:
+            marks = "# and spaces" if self.query else "?, # and spaces"
+            end = "query" if self.query else "path"
+            raise ValueError(f"the address must end with its {end}, without {marks}; wanted {self.wanted}")
         if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
             raise ValueError(f"got {quote(text)}; wanted {self.wanted}")
+
+
+class Headers(Kind):
+    """A table of HTTP headers. Their values may be secrets, and are neither quoted nor shown."""
+
+    secret = True
+    count_max = 16
+    chars_max = 4096
+    wanted = 'a table of strings, such as { X-Scope-OrgID = "tenant" }'
+    ours = ("authorization", "connection", "content-encoding", "content-length", "content-type", "host")
+    # And what has "x-prometheus-remote-write-" before it.
+
+    def read(self, value: object) -> dict[str, str]:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"got a value that is no table; wanted {self.wanted}")
+        if len(value) > self.count_max:
+            raise ValueError(f"has {len(value)} headers; at most {self.count_max} are allowed")
+        wrong = [message for name, text in value.items() if (message := self._wrong(str(name), text))]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return {str(name): str(text) for name, text in value.items()}
+
+    def _wrong(self, name: str, text: object) -> str:
+        if not _HEADER.fullmatch(name):
+            return f"{quote(name)} is no name of a header"
+        if name.lower() in self.ours or name.lower().startswith("x-prometheus-remote-write-"):
+            return f"header {quote(name)} is set by penstock itself"
+        good = isinstance(text, str) and text.isascii() and text.isprintable() and text.strip() == text
+        if not good or not 0 < len(str(text)) <= self.chars_max:
+            return (
+                f"header {quote(name)}: wanted a string of 1 to {self.chars_max} printable ASCII characters"
+            )
+        return ""
+
+    def show(self, value: Any) -> Any:
+        return dict.fromkeys(value, MASK)
+
+
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}")
 
 
 class Tags(Kind):

@@ -6,33 +6,42 @@ appear as ``***`` in a struct's ``repr``.
 
 import os
 from collections.abc import Mapping
-from functools import cache
 from ipaddress import ip_address
-from typing import Annotated, Any, ClassVar, Literal, get_type_hints
+from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from msgspec import Struct, field
-from msgspec.structs import force_setattr
+from msgspec.structs import force_setattr, replace
 
+from agent.config_globs import Globs, TagGlobs
+from agent.config_guards import Cardinality, Collisions, Types
 from agent.config_kinds import (
-    MASK,
     Choice,
+    Choices,
     Duration,
     Durations,
     Flag,
+    Headers,
     HostPort,
     Inner,
     Integer,
     IntegerOrAuto,
-    Kind,
     ListenAddress,
     Number,
     Percentiles,
+    Secrets,
     Size,
+    SomeDurations,
     Tags,
     Text,
+    Texts,
     Url,
 )
+from agent.config_networks import Networks
+from agent.config_rules import METRIC_TYPES as METRIC_TYPES
+from agent.config_rules import Map, Shape
+from agent.config_table import Table as Table
+from agent.config_table import kinds as kinds
 from agent.config_values import GIB, KIB, MIB, parse_duration
 
 
@@ -40,28 +49,20 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
-class Table(Struct, frozen=True, kw_only=True):
-    """A table of the configuration. Its ``repr`` masks secrets."""
-
-    def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
-        return f"{type(self).__name__}({shown})"
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        known = kinds(type(self))
-        values = {name: getattr(self, name) for name in self.__struct_fields__}
-        return [(name, MASK if known[name].secret and value else value) for name, value in values.items()]
-
-
 class Agent(Table, frozen=True, kw_only=True):
     """``[agent]``: what concerns the whole process."""
 
-    tags: Annotated[dict[str, str], Tags()] = {}
+    tags: Annotated[dict[str, str], Tags()] = field(default_factory=dict)
     state_dir: Annotated[str, Text(wanted="the path of a folder", empty=False)] = "/var/lib/penstock"
     runtime_dir: Annotated[str, Text(wanted="the path of a folder", empty=False)] = "/run/penstock"
     lanes: Annotated[int, IntegerOrAuto(1, 64, _processors)] = 1
     admin: Annotated[str, HostPort()] = "127.0.0.1:8690"
+    admin_token: Annotated[str, Text(secret=True, chars_max=16 * KIB)] = ""
+    admin_cert: Annotated[str, Text()] = ""
+    admin_key: Annotated[str, Text()] = ""
     drain_timeout: Annotated[float, Duration("0s", "1h")] = 30.0
+    self_metrics: Annotated[bool, Flag()] = False
+    capture_ring: Annotated[int, Size("0B", "1GiB")] = 0
 
 
 class Log(Table, frozen=True, kw_only=True):
@@ -69,10 +70,8 @@ class Log(Table, frozen=True, kw_only=True):
 
     level: Annotated[str, Choice("debug", "info", "warning", "error")] = "info"
     format: Annotated[str, Choice("auto", "json", "text")] = "auto"
+    trace: Annotated[float, Number(0.0, 1.0)] = 0.001
 
-
-METRIC_TYPES = ("counter", "gauge", "set", "timing", "histogram", "distribution")
-"""What StatsD knows, by the names that points of it carry in their tag ``metric_type``."""
 
 _EXPIRE = "5m"
 
@@ -80,19 +79,22 @@ EXPIRE_INTERVALS_MAX = 65_000
 """Silence is counted in intervals, and not further."""
 
 
+_TAG_NAME = r"(?!(?:time|_measurement|_field)\Z)[^\s,=\\]{1,256}"
+_TAG_NAME_WANTED = "a name for a tag, without spaces, commas, equals signs and backslashes"
+
+
 class Listen(Table, frozen=True, kw_only=True):
     """``[[listen]]``: one bound address and the format spoken on it.
 
-    ``precision`` is for line protocol only; ``interval`` and what stands behind it for StatsD only.
+    Which keys are for some formats or schemes only is in :data:`FORMAT_KEYS` and :data:`SCHEME_KEYS`.
     """
 
     address: Annotated[str, ListenAddress()]
     name: Annotated[str, Text(chars_max=256)] = ""
     """Empty in the file means the address; never empty here."""
-    format: Annotated[str, Choice("line", "statsd", later=("graphite", "json", "msgpack", "protobuf"))] = (
-        "line"
-    )
-    precision: Annotated[str, Choice("ns", "us", "ms", "s")] = "ns"
+    format: Annotated[str, Choice("line", "statsd", "graphite", "json", "msgpack", "protobuf")] = "line"
+    precision: Annotated[str, Choice("ns", "us", "ms", "s", empty=True)] = ""
+    """Empty in the file means the format's own, see :data:`FORMAT_PRECISION`; never empty here."""
     receive_buffer: Annotated[int, Size("4KiB", "512MiB")] = 8 * MIB
     max_line: Annotated[int, Size("64B", "64KiB")] = 64 * KIB
     max_datagram: Annotated[int, Size("64B", "64KiB")] = 64 * KIB
@@ -117,15 +119,55 @@ class Listen(Table, frozen=True, kw_only=True):
         str, Text(pattern="[A-Za-z0-9_.-]{1,8}", wanted="1 to 8 letters, digits, and any of _.-", empty=False)
     ] = "_"
     dialect: Annotated[str, Choice("auto", "dogstatsd", "influxdb", "librato", "signalfx", "none")] = "auto"
+    numbers: Annotated[str, Choice("float", "as_written", empty=True)] = ""
+    """Empty in the file means the format's own, see :data:`FORMAT_NUMBERS`; never empty here."""
+    templates: Annotated[
+        tuple[str, ...], Texts('an array of strings, such as ["servers.* .host.measurement*"]', 1000)
+    ] = ()
+    join: Annotated[
+        str, Text(pattern="[A-Za-z0-9_.-]{0,8}", wanted="up to 8 letters, digits, and any of _.-")
+    ] = "_"
+    max_connections: Annotated[int, Integer(1, 65_536)] = 1024
+    idle_timeout: Annotated[float, Duration("0s", "1d")] = 600.0
+    """0 means never."""
+    cert: Annotated[str, Text(wanted="the path of a file")] = ""
+    key: Annotated[str, Text(wanted="the path of a file")] = ""
+    client_ca: Annotated[str, Text(wanted="the path of a file")] = ""
+    tokens: Annotated[tuple[str, ...], Secrets()] = ()
+    max_body: Annotated[int, Size("1KiB", "1GiB")] = 25_000_000
+    database_tag: Annotated[str, Text(pattern=_TAG_NAME, wanted=_TAG_NAME_WANTED)] = ""
+    bucket_tag: Annotated[str, Text(pattern=_TAG_NAME, wanted=_TAG_NAME_WANTED)] = ""
+    rate: Annotated[int, Integer(0, 1_000_000_000)] = 0
+    """0 means any, as with the next."""
+    source_rate: Annotated[int, Integer(0, 1_000_000_000)] = 0
+    burst: Annotated[float, Duration("10ms", "1h")] = 1.0
+    max_sources: Annotated[int, Integer(16, 10_000_000)] = 16_384
+    sources: Annotated[tuple[str, ...], Networks()] = ()
+    """Networks; empty means all."""
 
     def __post_init__(self) -> None:
         if not self.name:
             force_setattr(self, "name", self.address)
+        if not self.precision:
+            force_setattr(self, "precision", FORMAT_PRECISION.get(self.format, "ns"))
+        if not self.numbers:
+            force_setattr(self, "numbers", FORMAT_NUMBERS.get(self.format, "float"))
 
+
+FORMAT_PRECISION: Mapping[str, str] = {"graphite": "s", "json": "s"}
+"""Unit of the timestamps of a format, where it is not the nanosecond."""
+
+
+FORMAT_NUMBERS: Mapping[str, str] = {"msgpack": "as_written"}
+"""What whole numbers become in a format, where it is not a float. JSON's do not say what they were."""
 
 FORMAT_KEYS: Mapping[str, tuple[str, ...]] = {
     "line": ("precision",),
+    "graphite": ("precision", "templates", "join"),
+    "json": ("precision", "numbers"),
+    "msgpack": ("numbers",),
     "statsd": (
+        "templates",
         "interval",
         "percentiles",
         "relative_error",
@@ -137,10 +179,66 @@ FORMAT_KEYS: Mapping[str, tuple[str, ...]] = {
         "dialect",
     ),
 }
-"""Keys of a listener that one format alone has."""
+"""Keys of a listener that not all formats have."""
 
-SCHEME_KEYS: Mapping[str, tuple[str, ...]] = {"udp": ("gro",), "unixgram": ("mode", "owner")}
-"""Keys of a listener that one scheme of addresses alone has."""
+_DATAGRAM = ("receive_buffer", "max_datagram")
+_LANE = ("format", "precision")
+_STREAM = ("max_connections", "idle_timeout")
+_TLS = ("cert", "key", "client_ca")
+
+SCHEME_KEYS: Mapping[str, tuple[str, ...]] = {
+    "udp": (*_LANE, *_DATAGRAM, "gro", "sources"),
+    "tcp": (*_LANE, *_STREAM, *_TLS, "sources"),
+    "unixgram": (*_LANE, *_DATAGRAM, "mode", "owner"),
+    "unix": (*_LANE, *_STREAM, "max_datagram", "mode", "owner"),
+    "http": (*_STREAM, *_TLS, "tokens", "max_body", "database_tag", "bucket_tag", "sources"),
+}
+"""Keys of a listener that not all schemes of addresses have."""
+
+SCHEME_FORMATS: Mapping[str, tuple[str, ...]] = dict.fromkeys(("tcp", "unix"), ("line", "statsd", "graphite"))
+"""What is spoken on an address of a scheme, where that is not every format."""
+
+
+def strangers(known: Mapping[str, tuple[str, ...]], mine: str) -> dict[str, list[str]]:
+    """The keys of *known* that *mine* does not have, each with the formats or schemes that have it."""
+    return {
+        key: [name for name, names in known.items() if key in names]
+        for keys in known.values()
+        for key in keys
+        if key not in known.get(mine, ())
+    }
+
+
+COLLECTORS = ("cpu", "mem", "swap", "disk", "diskio", "net", "system", "processes", "penstock")
+"""What ``[host]`` can say of this machine, and of the agent."""
+
+
+OWN = "penstock"
+"""The collector that speaks of the agent."""
+
+
+class Host(Table, frozen=True, kw_only=True):
+    """``[host]``: metrics of this machine, under Telegraf's names; none without the table."""
+
+    interval: Annotated[float, Duration("1s", "1d")] = 10.0
+    collectors: Annotated[tuple[str, ...], Choices(*COLLECTORS)] = COLLECTORS
+    intervals: Annotated[dict[str, float], SomeDurations(COLLECTORS, "60s", "1s", "1d")] = field(
+        default_factory=dict
+    )
+    """Of collectors that have one of their own."""
+    hostname: Annotated[str, Text(chars_max=256)] = ""
+    percpu: Annotated[bool, Flag()] = True
+    totalcpu: Annotated[bool, Flag()] = True
+    ignore_fs: Annotated[tuple[str, ...], Texts('an array of strings, such as ["tmpfs"]', 64)] = (
+        *("tmpfs", "devtmpfs", "devfs", "iso9660", "overlay", "aufs", "squashfs"),
+    )
+    mount_points: Annotated[tuple[str, ...], Texts('an array of strings, such as ["/"]', 64)] = ()
+    devices: Annotated[tuple[str, ...], Texts('an array of strings, such as ["sd*"]', 64)] = ()
+    interfaces: Annotated[tuple[str, ...], Texts('an array of strings, such as ["eth*"]', 64)] = ()
+
+    def interval_of(self, collector: str) -> float:
+        """Seconds between two readings of *collector*."""
+        return self.intervals.get(collector, self.interval)
 
 
 class Flush(Table, frozen=True, kw_only=True):
@@ -149,6 +247,22 @@ class Flush(Table, frozen=True, kw_only=True):
     batch_lines: Annotated[int, Integer(1, 10_000_000)] = 5000
     batch_bytes: Annotated[int, Size("1KiB", "1GiB")] = 1 * MIB
     interval: Annotated[float, Duration("1ms", "1h")] = 0.2
+
+
+class Slo(Table, frozen=True, kw_only=True):
+    """``[slo]``: the objective that every output is measured by."""
+
+    share: Annotated[float, Number(0.0, 0.999999)] = 0.999
+    """0 means none."""
+    within: Annotated[float, Duration("1ms", "1d")] = 1.0
+    window: Annotated[float, Duration("6h", "365d")] = 30 * 86400.0
+
+
+class FilterTable(Table, frozen=True, kw_only=True):
+    """``[output.filter]``: which metrics an output gets."""
+
+    measurement: Annotated[tuple[str, ...], Globs()] = ()
+    tag: Annotated[dict[str, tuple[str, ...]], TagGlobs()] = field(default_factory=dict)
 
 
 class Destination(Table, frozen=True, kw_only=True):
@@ -165,6 +279,10 @@ class Destination(Table, frozen=True, kw_only=True):
         ),
     ]
     ring_bytes: Annotated[int, Size("64KiB", "64GiB")] = 64 * MIB
+    shard: Annotated[str, Choice("series", empty=True)] = ""
+    """``series``: of the outputs of its group one gets each series; empty: it gets all of them."""
+    shard_group: Annotated[str, Text(chars_max=256)] = ""
+    filter: Annotated[FilterTable, Inner(FilterTable)] = FilterTable()
 
 
 class SpoolTable(Table, frozen=True, kw_only=True):
@@ -184,22 +302,10 @@ class RejectedTable(Table, frozen=True, kw_only=True):
     max_age: Annotated[float, Duration("1s", "3650d")] = 30 * 86400.0
 
 
-class InfluxOutput(Destination, frozen=True, kw_only=True, tag_field="type", tag="influxdb"):
-    """An InfluxDB, or whatever takes one of its three write endpoints."""
+class HttpOutput(Destination, frozen=True, kw_only=True):
+    """What outputs have in common that post to a server."""
 
-    type: ClassVar[Literal["influxdb"]] = "influxdb"
     url: Annotated[str, Url()]
-    version: Annotated[int, Integer(1, 3)] = 2
-    org: Annotated[str, Text()] = ""
-    bucket: Annotated[str, Text()] = ""
-    token: Annotated[str, Text(secret=True, chars_max=16 * KIB)] = ""
-    database: Annotated[str, Text()] = ""
-    retention_policy: Annotated[str, Text()] = ""
-    consistency: Annotated[str, Choice("", "any", "one", "quorum", "all")] = ""
-    username: Annotated[str, Text()] = ""
-    password: Annotated[str, Text(secret=True)] = ""
-    compression: Annotated[str, Choice("auto", "gzip", "none")] = "auto"
-    compression_level: Annotated[int, Integer(0, 3)] = 2
     max_concurrency: Annotated[int, Integer(1, 64)] = 4
     connect_timeout: Annotated[float, Duration("1ms", "10m")] = 5.0
     tls_timeout: Annotated[float, Duration("1ms", "10m")] = 10.0
@@ -219,6 +325,23 @@ class InfluxOutput(Destination, frozen=True, kw_only=True, tag_field="type", tag
     """None where the file says ``false``: nothing is kept on disk."""
     rejected: Annotated[RejectedTable, Inner(RejectedTable)] = RejectedTable()
 
+
+class InfluxOutput(HttpOutput, frozen=True, kw_only=True, tag_field="type", tag="influxdb"):
+    """An InfluxDB, or whatever takes one of its three write endpoints."""
+
+    type: ClassVar[Literal["influxdb"]] = "influxdb"
+    version: Annotated[int, Integer(1, 3)] = 2
+    org: Annotated[str, Text()] = ""
+    bucket: Annotated[str, Text()] = ""
+    token: Annotated[str, Text(secret=True, chars_max=16 * KIB)] = ""
+    database: Annotated[str, Text()] = ""
+    retention_policy: Annotated[str, Text()] = ""
+    consistency: Annotated[str, Choice("", "any", "one", "quorum", "all")] = ""
+    username: Annotated[str, Text()] = ""
+    password: Annotated[str, Text(secret=True)] = ""
+    compression: Annotated[str, Choice("auto", "gzip", "none")] = "auto"
+    compression_level: Annotated[int, Integer(0, 3)] = 2
+
     @property
     def gzip(self) -> bool:
         """Whether bodies are compressed: ``auto`` saves the work where no network lies between."""
@@ -233,11 +356,30 @@ class InfluxOutput(Destination, frozen=True, kw_only=True, tag_field="type", tag
             return True
 
 
+class RemoteWriteOutput(HttpOutput, frozen=True, kw_only=True, tag_field="type", tag="remote_write"):
+    """Whatever takes Prometheus remote write. *url* has the path of its endpoint, and its query.
+
+    The defaults of ``max_concurrency`` and ``order`` are those that Prometheus itself needs: it refuses
+    samples of a series that come out of the order of their times.
+    """
+
+    type: ClassVar[Literal["remote_write"]] = "remote_write"
+    url: Annotated[str, Url(query=True)]
+    protocol: Annotated[str, Choice("1.0", "2.0")] = "1.0"
+    token: Annotated[str, Text(secret=True, chars_max=16 * KIB)] = ""
+    username: Annotated[str, Text()] = ""
+    password: Annotated[str, Text(secret=True)] = ""
+    headers: Annotated[dict[str, str], Headers()] = field(default_factory=dict)
+    max_concurrency: Annotated[int, Integer(1, 64)] = 1
+    order: Annotated[str, Choice("fresh_first", "oldest_first")] = "oldest_first"
+
+
 class FileOutput(Destination, frozen=True, kw_only=True, tag_field="type", tag="file"):
-    """A folder of rotated files of line protocol."""
+    """A folder of rotated files of line protocol, or of samples of remote write."""
 
     type: ClassVar[Literal["file"]] = "file"
     path: Annotated[str, Text(wanted="the path of a folder", empty=False)]
+    format: Annotated[str, Choice("line", "protobuf")] = "line"
     rotate_bytes: Annotated[int, Size("1KiB", "64GiB")] = 64 * MIB
     rotate_interval: Annotated[float, Duration("100ms", "30d")] = 3600.0
     compression: Annotated[str, Choice("none", "gzip")] = "none"
@@ -250,12 +392,14 @@ class NullOutput(Destination, frozen=True, kw_only=True, tag_field="type", tag="
     type: ClassVar[Literal["null"]] = "null"
 
 
-Output = InfluxOutput | FileOutput | NullOutput
+Output = InfluxOutput | RemoteWriteOutput | FileOutput | NullOutput
 
-OUTPUT_TYPES: dict[str, type[Output]] = {one.type: one for one in (InfluxOutput, FileOutput, NullOutput)}
+OUTPUT_TYPES: dict[str, type[Output]] = {
+    one.type: one for one in (InfluxOutput, RemoteWriteOutput, FileOutput, NullOutput)
+}
 """The struct of each ``type`` of an output."""
 
-OUTPUT_TYPE = Choice(*OUTPUT_TYPES, later=("remote_write",))
+OUTPUT_TYPE = Choice(*OUTPUT_TYPES)
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -264,17 +408,20 @@ class Config(Struct, frozen=True, kw_only=True):
     agent: Agent = Agent()
     log: Log = Log()
     listen: tuple[Listen, ...] = ()
+    host: Host | None = None
+    cardinality: Cardinality | None = None
+    types: Types | None = None
+    collisions: Collisions | None = None
+    map: tuple[Map, ...] = ()
+    shape: tuple[Shape, ...] = ()
     flush: Flush = Flush()
+    slo: Slo = Slo()
     output: tuple[Output, ...] = ()
 
-
-@cache
-def kinds(table: type[Struct]) -> Mapping[str, Kind]:
-    """The kind of each key of a config struct, in the order of its fields."""
-    hints = get_type_hints(table, include_extras=True)
-    return {
-        name: kind
-        for name in table.__struct_fields__
-        for kind in getattr(hints[name], "__metadata__", ())
-        if isinstance(kind, Kind)
-    }
+    @property
+    def gathered(self) -> Host | None:
+        """``[host]``, and the agent's own measurements where ``self_metrics`` asks for them."""
+        if not self.agent.self_metrics:
+            return self.host
+        host = self.host if self.host is not None else Host(collectors=())
+        return replace(host, collectors=tuple(dict.fromkeys((*host.collectors, OWN))))

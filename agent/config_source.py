@@ -155,7 +155,7 @@ def _fill(value: Any, path: str, source: Source, depth: int) -> Any:
         return [_fill(item, f"{path}[{index}]", source, depth + 1) for index, item in enumerate(value)]
     if isinstance(value, str) and "$" in value:
         try:
-            return fill(value)
+            return fill(value, captures=path.startswith("map["))
         except ValueError as error:
             source.report(path, str(error))
             return UNFILLED
@@ -170,8 +170,10 @@ UNFILLED = _Unfilled()
 """Placeholder that a reader of the tree passes over in silence."""
 
 
-def fill(text: str) -> str:
+def fill(text: str, captures: bool = False) -> str:
     """*text* with its references replaced. What they stand for is not looked at again.
+
+    With *captures*, ``$1``, ``${1}`` and a lone ``$`` stay as they are.
 
     Raises ValueError that names every reference that could not be replaced, and no other part of *text*.
     """
@@ -182,6 +184,8 @@ def fill(text: str) -> str:
         nonlocal referred
         if match[0] == "$$":
             return "$"
+        if captures and (match[1] or "0").isdecimal():
+            return match[0]
         if match[1] is None:
             problems.append('a lone "$": write "$$" for a dollar sign, or a reference such as "${NAME}"')
             return ""

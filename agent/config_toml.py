@@ -12,9 +12,19 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import fields
 
-from agent.config import Config, dump
+from agent.config import OPTIONAL, Config, dump
 from agent.config_kinds import Inner
-from agent.config_schema import FORMAT_KEYS, OUTPUT_TYPES, SCHEME_KEYS, Listen, Table, kinds
+from agent.config_schema import (
+    FORMAT_KEYS,
+    FORMAT_PRECISION,
+    OUTPUT_TYPES,
+    SCHEME_KEYS,
+    Listen,
+    Table,
+    kinds,
+    strangers,
+)
+from agent.config_table import Array
 
 _INNER = frozenset(
     name for one in OUTPUT_TYPES.values() for name, kind in kinds(one).items() if isinstance(kind, Inner)
@@ -28,11 +38,8 @@ def to_toml(config: Config, defaults: bool = True) -> str:
     for table, listen in zip(shown["listen"], config.listen, strict=True):
         # What is refused where it is given.
         scheme = urlsplit(listen.address).scheme
-        for keys in (SCHEME_KEYS, FORMAT_KEYS):
-            for only, names in keys.items():
-                if only not in (scheme, listen.format):
-                    for key in names:
-                        del table[key]
+        for key in strangers(SCHEME_KEYS, scheme) | strangers(FORMAT_KEYS, listen.format):
+            del table[key]
     if not defaults:
         for name, table in shown.items():
             structs = getattr(config, name)
@@ -52,9 +59,15 @@ def _leave_out_defaults(shown: dict[str, Any], struct: Table) -> None:
             if not shown[field.name]:
                 del shown[field.name]
             continue
+        if isinstance(kinds(type(struct))[field.name], Array):
+            for one, inner in zip(shown[field.name], value, strict=True):
+                _leave_out_defaults(one, inner)
+            continue
         default = field.default
         if field.name == "name" and isinstance(struct, Listen):
             default = struct.address
+        elif field.name == "precision" and isinstance(struct, Listen):
+            default = FORMAT_PRECISION.get(struct.format, "ns")
         elif callable(field.default_factory):
             default = field.default_factory()
         if value == default:
@@ -65,8 +78,14 @@ def _blocks(shown: Mapping[str, Any]) -> Iterator[str]:
     """One text for each table, its header first; tables without a key are left out."""
     for name, tables in shown.items():
         if isinstance(tables, Mapping):
-            if tables:
-                yield f"[{name}]\n" + _lines(tables)
+            known = kinds(OPTIONAL[name]) if name in OPTIONAL else {}
+            arrays = [key for key, kind in known.items() if isinstance(kind, Array)]
+            # A table that turns something on says so without a key, too.
+            if tables or name in OPTIONAL:
+                own = {key: value for key, value in tables.items() if key not in arrays}
+                yield f"[{name}]\n" + _lines(own)
+            for key in arrays:
+                yield from (f"[[{name}.{key}]]\n" + _lines(one) for one in tables.get(key, ()))
         else:
             for table in tables:
                 inner = [key for key, value in table.items() if key in _INNER and isinstance(value, Mapping)]
@@ -77,22 +96,23 @@ def _blocks(shown: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _lines(table: Mapping[str, Any]) -> str:
-    return "".join(f"{_key(key)} = {_value(value)}\n" for key, value in table.items())
+    return "".join(f"{_key(key)} = {toml_value(value)}\n" for key, value in table.items())
 
 
 def _key(key: str) -> str:
     return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _quoted(key)
 
 
-def _value(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """*value*, in the form of :func:`~agent.config.dump`, as it stands behind a key."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
         return str(value)
     if isinstance(value, list):
-        return f"[{', '.join(map(_value, value))}]"
+        return f"[{', '.join(map(toml_value, value))}]"
     if isinstance(value, Mapping):
-        inside = ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items())
+        inside = ", ".join(f"{_key(key)} = {toml_value(item)}" for key, item in value.items())
         return f"{{ {inside} }}" if inside else "{}"
     # What would be a reference when read back is one dollar sign twice.
     return _quoted(str(value).replace("$", "$$"))

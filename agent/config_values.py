@@ -144,7 +144,7 @@ def format_size(size_bytes: int) -> str:
 
 
 class Address(NamedTuple):
-    """Where a listener is bound: ``udp`` with *host* and *port*, or ``unixgram`` with *path*."""
+    """Where a listener is bound: *host* and *port*, or for a Unix socket its *path*."""
 
     scheme: str
     host: str = ""
@@ -181,24 +181,32 @@ def parse_host_port(text: str) -> tuple[str, int]:
     return host, int(port_text)
 
 
+INET_SCHEMES = ("udp", "tcp", "http")
+UNIX_SCHEMES = ("unixgram", "unix")
+
+LISTEN_ADDRESSES = one_of(
+    [f"{one}://HOST:PORT" for one in INET_SCHEMES] + [f"{one}:///PATH" for one in UNIX_SCHEMES]
+)
+"""What a listener's address may look like, for a message."""
+
+
 def parse_listen_address(text: str) -> Address:
-    """The parts of ``udp://HOST:PORT`` or ``unixgram:///PATH``. Raises ValueError."""
+    """The parts of an address such as ``udp://HOST:PORT`` or ``unix:///PATH``. Raises ValueError."""
     scheme, separator, rest = text.partition("://")
     if not separator:
-        raise ValueError('wanted "udp://HOST:PORT" or "unixgram:///PATH"')
-    if scheme == "udp":
-        host, port = parse_host_port(rest)
-        return Address("udp", host, port)
-    if scheme == "unixgram":
+        raise ValueError(f"wanted {LISTEN_ADDRESSES}")
+    if scheme in INET_SCHEMES:
+        host, port = parse_host_port(rest.removesuffix("/") if scheme == "http" else rest)
+        return Address(scheme, host, port)
+    if scheme in UNIX_SCHEMES:
         if not rest.startswith("/") or rest.endswith("/"):
             raise ValueError(
-                'wanted the absolute path of a socket, such as "unixgram:///run/penstock/line.sock"'
+                f'wanted the absolute path of a socket, such as "{scheme}:///run/penstock/line.sock"'
             )
         if len(rest.encode()) > _SOCKET_PATH_BYTES_MAX:
             raise ValueError(f"the path of a socket may have {_SOCKET_PATH_BYTES_MAX} bytes at most")
-        return Address("unixgram", path=rest)
-    if scheme in ("tcp", "unix", "http"):
-        raise ValueError(f"{scheme}:// is not available in this version; wanted udp:// or unixgram://")
-    raise ValueError(
-        f"unknown scheme {quote(scheme)}{hint(scheme, ['udp', 'unixgram'])}; wanted udp:// or unixgram://"
-    )
+        return Address(scheme, path=rest)
+    if scheme == "https":
+        raise ValueError('TLS is a matter of the keys "cert" and "key"; the address begins with "http://"')
+    known = [*INET_SCHEMES, *UNIX_SCHEMES]
+    raise ValueError(f"unknown scheme {quote(scheme)}{hint(scheme, known)}; wanted {LISTEN_ADDRESSES}")

@@ -57,8 +57,20 @@ class NoAgentError(ControlError):
     """No agent is running there."""
 
 
+class WireError(PenstockError):
+    """An address that metrics are to be sent to cannot be reached, or refuses them."""
+
+
+class TrialError(PenstockError):
+    """A file of cases cannot be read, or asks for what cannot be tried."""
+
+
 class StoreError(PenstockError):
     """A file of a spool or of rejected metrics could not be read, brought back or removed."""
+
+
+class CaptureError(PenstockError):
+    """A file of captured datagrams cannot be read, or is damaged."""
 
 
 class RingError(PenstockError):

@@ -19,9 +19,10 @@ from isal import igzip
 from agent._core import count_lines, split_lines
 from agent.errors import StoreError
 from agent.outputs.base import PLAIN_BYTES_MAX, Payload, plain
+from agent.outputs.bodies import as_lines, count
 from agent.outputs.refusals import lines_of
 from agent.store import disk, rejected, spool_file
-from agent.store.rejected import Rejected, reasons_path
+from agent.store.rejected import GUARD, Rejected, reasons_path
 from agent.store.spool import Spool
 
 SPOOL, REJECTED = "spool", "rejected"
@@ -116,12 +117,13 @@ def totals_of(folder: Path, kind: str) -> Totals:
 
 
 def body_of(path: Path) -> bytes | memoryview:
-    """The lines in a file of a spool, whatever it is called. Raises StoreError."""
+    """The lines in a file of a spool, whatever it is called; samples as lines. Raises StoreError."""
     entry = spool_file.parse(path.name)
     try:
         data = disk.read(str(path), PLAIN_BYTES_MAX)
-        compression = "gz" if path.name.endswith(".gz") else ""
-        return plain(Payload(data, entry.metrics if entry else 0, len(data), compression=compression))
+        compression = path.suffix[1:] if path.suffix in (".gz", ".sz") else ""
+        encoding = "pb" if ".pb" in path.suffixes else "lp"
+        return as_lines(Payload(data, entry.metrics if entry else 0, len(data), encoding, compression)).data
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from error
     except ValueError as error:
@@ -133,7 +135,7 @@ def wrong_with(folder: Path, found: Found) -> str:
     entry = spool_file.parse(found.name, found.size)
     assert entry is not None
     try:
-        lines = count_lines(plain(spool_file.read_payload(str(folder), entry)))
+        metrics = count(plain(spool_file.read_payload(str(folder), entry)), entry.encoding)
     except FileNotFoundError:
         # Delivered meanwhile.
         return ""
@@ -141,7 +143,8 @@ def wrong_with(folder: Path, found: Found) -> str:
         return f"cannot be read: {error.strerror}"
     except ValueError as error:
         return str(error)
-    return "" if lines == found.metrics else f"holds {lines} lines, and its name says {found.metrics}"
+    what = "samples" if entry.encoding == "pb" else "lines"
+    return "" if metrics == found.metrics else f"holds {metrics} {what}, and its name says {found.metrics}"
 
 
 def pieces_of(path: Path) -> Iterator[tuple[Payload, int]]:
@@ -154,8 +157,8 @@ def pieces_of(path: Path) -> Iterator[tuple[Payload, int]]:
     try:
         if entry is not None:
             payload = spool_file.read_payload(str(path.parent), entry)
-            if (lines := count_lines(plain(payload))) != entry.metrics:
-                raise ValueError(f"holds {lines} lines, and its name says {entry.metrics}")
+            if (metrics := count(plain(payload), entry.encoding)) != entry.metrics:
+                raise ValueError(f"holds {metrics} metrics, and its name says {entry.metrics}")
             yield payload, entry.oldest_ns
             return
         time_ns = path.stat().st_mtime_ns
@@ -223,6 +226,7 @@ class Keeper:
 
         They go into the spool, or to the output if there is none. The file is removed when they are there.
         """
+        refuse_retry(self.output)
         kept = self._kept()
         if not kept.hold(name):
             raise StoreError(f"{self.output}: there is no {name}, or it is on its way already")
@@ -264,6 +268,15 @@ class Keeper:
         if self.rejected is None:
             raise StoreError(f"{self.output}: keeps no rejected metrics")
         return self.rejected
+
+
+def refuse_retry(output: str) -> None:
+    """Raise StoreError where what was rejected cannot be sent as it is."""
+    if output == GUARD:
+        raise StoreError(
+            f"{output}: what is in it has another type than the one that is kept, and would be left out once "
+            'more; mend it in a copy of the lines: "penstock spool replay OUTPUT COPY" sends that, unguarded'
+        )
 
 
 def _oldest_of(path: Path) -> int:

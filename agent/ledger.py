@@ -8,19 +8,24 @@ under way, four laws hold exactly, and :meth:`Ledger.balance` names each place w
    listeners add up to its own. What of it was ``aggregated`` is in a table until the next tick; all else has
    gone to the rings.
 2. ``accepted = written + missed`` for each ring: ``accepted`` is what its writer put into rings while this
-   one was attached, ``missed`` is what only other rings had room for. (A metric that no ring could take was
-   never accepted: it is the listener's ``dropped{ring_full}``.) The writers are the lanes, and the tick
-   thread with the points that stand for what was aggregated: each of those is accepted, and one that no ring
-   had room for is ``missed`` by all of them and in the aggregation's ``ring_full``.
-3. ``restored + written = delivered + rejected + spooled + waiting + Σ dropped`` for each output: ``waiting``
-   is what is in its rings, batches under way included, and ``spooled`` what is in its spool. ``restored`` is
-   what was there before anything was written: in rings that an earlier process left, in the spool at the
-   start, or brought back by a command.
+   one was attached, but for the lines that a filter or a shard left out of it, which are its ``filtered``;
+   ``missed`` is what only other rings had room for. (A metric that no ring could take was never accepted: it
+   is the listener's ``dropped{ring_full}``, or ``unrouted`` if no output wants it.) The writers are the
+   lanes, the feed, which is one more lane of number -1, and the tick thread with the points that stand for
+   what was aggregated: each of those is accepted, and one that no ring had room for is ``missed`` by all of
+   them and in the aggregation's ``ring_full``. One that no output wants is only in its ``unrouted``.
+3. ``restored + written = delivered + rejected + merged + spooled + waiting + Σ dropped`` for each output:
+   ``waiting`` is what is in its rings, batches under way included, and ``spooled`` what is in its spool.
+   ``restored`` is what was there before anything was written: in rings that an earlier process left, in the
+   spool at the start, or brought back by a command. ``merged`` are lines whose fields went out in another
+   line of their batch, of the same series and time.
 4. ``restored + stored = decided + Σ dropped + metrics`` for each spool, ``metrics`` being what is in it.
 
 While metrics flow, the counters are read one after the other and may be a burst apart, so whoever finds a
-law broken looks again before believing it: :func:`settle`. The kernel's own drops lie before the first law;
-they are read from the sockets and shown beside it.
+law broken looks again before believing it: :func:`settle`. Each output counts in metrics of its own: a
+metric is a line in a ring of lines, and a sample in a ring of samples, of which a line has as many as it has
+numbers and booleans. The kernel's own drops lie before the first law; they are read from the sockets and
+shown beside it.
 """
 
 import asyncio
@@ -32,12 +37,16 @@ import msgspec
 
 from agent.accounts import (
     AggregationAccount,
+    GateCounters,
+    GuardAccount,
     LaneAccount,
     ListenerAccount,
+    LoserAccount,
     OutputAccount,
     OutputReading,
     RejectedAccount,
     RingAccount,
+    SocketAccount,
     SpoolAccount,
 )
 
@@ -53,6 +62,8 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     listeners: tuple[ListenerAccount, ...]
     lanes: tuple[LaneAccount, ...]
     outputs: tuple[OutputAccount, ...]
+    guards: GuardAccount | None = None
+    """None where nothing guards the database."""
     problems: tuple[str, ...]
     """Where a law did not hold in this reading."""
 
@@ -66,13 +77,17 @@ def read(
     lanes: Sequence["LaneStats"],
     outputs: Iterable[OutputReading],
     aggregates: Mapping[int, "AggregateStats"] | None = None,
+    gates: Mapping[int, GateCounters] | None = None,
+    guards: GuardAccount | None = None,
+    losers: Mapping[int, tuple[LoserAccount, ...]] | None = None,
 ) -> Ledger:
     """Add the counters up.
 
     *listeners* gives the name and the address for each listener number in use on the lanes; a number that
-    is not in it appears as ``#number``; *aggregates* has what the StatsD listeners aggregated, by the same
-    numbers. The counters are best read against the stream (delivery, spool, rings,
-    lanes): what lies further down can then lag behind, but never seem to have made a metric.
+    is not in it appears as ``#number``; *aggregates* has what the StatsD listeners aggregated, and *gates*
+    what TLS turned away, and *losers* their sources, by the same numbers; *guards* is passed on. The
+    counters are best read against the stream (delivery, spool, rings, lanes): what lies further down can then
+    lag behind, but never seem to have made a metric.
     """
     outputs = list(outputs)
     problems = [*_lane_problems(lanes, listeners)]
@@ -82,9 +97,10 @@ def read(
         problems += _output_problems(account)
         accounts.append(account)
     return Ledger(
-        listeners=_listeners(listeners, lanes, aggregates or {}),
+        listeners=_listeners(listeners, lanes, aggregates or {}, gates or {}, losers or {}),
         lanes=tuple(_lane(stats) for stats in lanes),
         outputs=tuple(accounts),
+        guards=guards,
         problems=tuple(problems),
     )
 
@@ -106,11 +122,11 @@ async def settle(
             return ledger, False
         await asyncio.sleep(pause)
         before, ledger = ledger, take()
-        same = same + 1 if _counts(ledger) == _counts(before) else 1
+        same = same + 1 if counts(ledger) == counts(before) else 1
     return ledger, True
 
 
-def _counts(ledger: Ledger) -> tuple[object, ...]:
+def counts(ledger: Ledger) -> tuple[object, ...]:
     """What stands still when no metric moves; beats and processor time go on at rest."""
     return (ledger.listeners, tuple(lane.accepted for lane in ledger.lanes), ledger.outputs)
 
@@ -123,11 +139,16 @@ def _listeners(
     names: Mapping[int, tuple[str, str]],
     lanes: Sequence["LaneStats"],
     aggregates: Mapping[int, "AggregateStats"],
+    gates: Mapping[int, GateCounters],
+    losers: Mapping[int, tuple[LoserAccount, ...]],
 ) -> tuple[ListenerAccount, ...]:
     parts: dict[int, list[ListenerStats]] = {number: [] for number in names}
+    sockets: dict[int, list[SocketAccount]] = {}
     for lane in lanes:
         for number, stats in lane["listeners"].items():
             parts.setdefault(number, []).append(stats)
+            if stats["receive_buffer_bytes"] or stats["kernel_drops"]:
+                sockets.setdefault(number, []).append(_socket(lane["lane"], stats))
     return tuple(
         ListenerAccount(
             name=_name(number, names)[0],
@@ -138,6 +159,11 @@ def _listeners(
             received=sum(part["received"] for part in of_listener),
             accepted=sum(part["accepted"] for part in of_listener),
             aggregated=sum(part["aggregated"] for part in of_listener),
+            shaped=sum(part["shaped"] for part in of_listener),
+            overflowed=sum(part["overflowed"] for part in of_listener),
+            observed=sum(part["observed"] for part in of_listener),
+            coerced=sum(part["coerced"] for part in of_listener),
+            fields_rejected=sum(part["fields_rejected"] for part in of_listener),
             rewritten=sum(part["rewritten"] for part in of_listener),
             clamped=sum(part["clamped"] for part in of_listener),
             dropped=_add(part["dropped"] for part in of_listener),
@@ -145,8 +171,26 @@ def _listeners(
             queue_bytes=sum(part["queue_bytes"] for part in of_listener),
             receive_buffer_bytes=sum(part["receive_buffer_bytes"] for part in of_listener),
             aggregation=AggregationAccount(**aggregates[number]) if number in aggregates else None,
+            connections=sum(part["connections"] for part in of_listener),
+            connections_accepted=sum(part["connections_accepted"] for part in of_listener),
+            connections_refused=sum(part["connections_refused"] for part in of_listener)
+            + (gates[number].refused if number in gates else 0),
+            connections_closed=_add(part["connections_closed"] for part in of_listener),
+            handshakes_failed=gates[number].failed if number in gates else 0,
+            requests=_add(part["requests"] for part in of_listener),
+            losers=losers.get(number, ()),
+            sockets_by_lane=tuple(sockets.get(number, ())),
         )
         for number, of_listener in sorted(parts.items())
+    )
+
+
+def _socket(lane: int, stats: "ListenerStats") -> SocketAccount:
+    return SocketAccount(
+        lane=lane,
+        queue_bytes=stats["queue_bytes"],
+        receive_buffer_bytes=stats["receive_buffer_bytes"],
+        kernel_drops=stats["kernel_drops"],
     )
 
 
@@ -158,6 +202,7 @@ def _lane(stats: "LaneStats") -> LaneAccount:
         receives=stats["receives"],
         accepted=stats["accepted"],
         cpu_ns=stats["cpu_ns"],
+        paused=stats["paused"],
     )
 
 
@@ -171,6 +216,8 @@ def _output(reading: OutputReading) -> OutputAccount:
             accepted=stats["accepted"],
             written=stats["written"],
             missed=stats["missed"],
+            filtered=stats["filtered"],
+            left_out=stats["left_out"],
             written_bytes=stats["written_bytes"],
             waiting=stats["waiting"],
             waiting_bytes=stats["waiting_bytes"],
@@ -197,8 +244,11 @@ def _output(reading: OutputReading) -> OutputAccount:
         ),
         written=sum(ring.written for ring in rings),
         missed=sum(ring.missed for ring in rings),
+        filtered=sum(ring.filtered for ring in rings),
+        left_out=sum(ring.left_out for ring in rings),
         delivered=counters.delivered,
         rejected=counters.rejected,
+        merged=counters.merged,
         dropped=_add(dropped),
         spooled=spool.metrics if spool is not None else 0,
         waiting=sum(ring.waiting for ring in rings),
@@ -213,6 +263,10 @@ def _output(reading: OutputReading) -> OutputAccount:
         bytes_raw=counters.bytes_raw,
         bytes_sent=counters.bytes_sent,
         opened=counters.opened,
+        traced=counters.traced,
+        stages=dict(counters.stages),
+        on_time=counters.on_time,
+        histograms=dict(counters.histograms),
         rings=rings,
         spool=spool,
         refused=_copy(RejectedAccount, reading.refused) if reading.refused is not None else None,
@@ -224,6 +278,11 @@ def _copy(account: type[S], counters: object) -> S:
     return account(**{name: getattr(counters, name) for name in account.__struct_fields__})
 
 
+def lane_name(lane: int) -> str:
+    """What messages call a lane; -1 is the feed."""
+    return f"lane {lane}" if lane >= 0 else "feed"
+
+
 def _lane_problems(lanes: Sequence["LaneStats"], names: Mapping[int, tuple[str, str]]) -> Iterable[str]:
     """The first law, for each listener on each lane."""
     for lane in lanes:
@@ -231,12 +290,12 @@ def _lane_problems(lanes: Sequence["LaneStats"], names: Mapping[int, tuple[str, 
             dropped = sum(stats["dropped"].values())
             if stats["received"] != stats["accepted"] + dropped:
                 yield (
-                    f"listener {_name(number, names)[0]}, lane {lane['lane']}: "
+                    f"listener {_name(number, names)[0]}, {lane_name(lane['lane'])}: "
                     f"{stats['received']} received, but {stats['accepted']} accepted + {dropped} dropped"
                 )
         accepted = sum(stats["accepted"] for stats in lane["listeners"].values())
         if accepted != lane["accepted"]:
-            yield f"lane {lane['lane']}: {lane['accepted']} accepted, but {accepted} by its listeners"
+            yield f"{lane_name(lane['lane'])}: {lane['accepted']} accepted, but {accepted} by its listeners"
 
 
 def _output_problems(output: OutputAccount) -> Iterable[str]:
@@ -248,12 +307,12 @@ def _output_problems(output: OutputAccount) -> Iterable[str]:
                 f"but {ring.written} written + {ring.missed} missed"
             )
     dropped = sum(output.dropped.values())
-    decided = output.delivered + output.rejected + dropped
+    decided = output.delivered + output.rejected + output.merged + dropped
     if output.restored + output.written != decided + output.spooled + output.waiting:
         yield (
             f"output {output.name}: {output.restored} restored + {output.written} written, but "
-            f"{output.delivered} delivered + {output.rejected} rejected + {output.spooled} spooled + "
-            f"{output.waiting} waiting + {dropped} dropped"
+            f"{output.delivered} delivered + {output.rejected} rejected + {output.merged} merged + "
+            f"{output.spooled} spooled + {output.waiting} waiting + {dropped} dropped"
         )
     spool = output.spool
     if spool is not None:

@@ -4,18 +4,22 @@ This module binds and closes; it never reads. A lane reads (`agent.pipeline` bri
 
 - ``udp://HOST:PORT`` is one socket, or with several lanes one per lane in a ``SO_REUSEPORT`` group, over
   which the kernel spreads the senders. ``[::]`` takes IPv6 only, so that ``0.0.0.0`` can stand beside it.
+- ``tcp://HOST:PORT`` is the same for connections.
 - ``unixgram:///PATH`` is one socket, whatever the number of lanes: its senders are spread by nobody. What a
   dead process left at the path is replaced; what a live one listens on is an error, and so is any other file.
+- ``unix:///PATH`` is one socket too, by which every lane accepts connections.
 
 A socket passed by systemd belongs to systemd: it is used, never unlinked, and comes back to the pool
 when its listener goes, since PID 1 keeps it bound and a new one could not be opened beside it.
 """
 
+import ctypes
 import errno
 import logging
 import os
 import socket
 import stat
+import struct
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -32,6 +36,15 @@ _SO_RCVBUFFORCE = 33
 """``SO_RCVBUFFORCE`` of asm-generic/socket.h, which the socket module does not name."""
 
 
+_SO_ATTACH_FILTER = 26
+_BPF = struct.Struct("HBBI")
+_BPF_RET = 0x06
+"""Returns how many bytes of a packet are kept; of linux/filter.h, as ``_BPF`` is."""
+
+BACKLOG = 4096
+"""Connections that the kernel makes before we accept them; net.core.somaxconn may allow less."""
+
+
 class Endpoint(NamedTuple):
     """Where a listener is bound: an address family and what ``bind`` takes for it."""
 
@@ -39,6 +52,8 @@ class Endpoint(NamedTuple):
     host: str
     port: int
     path: str
+    stream: bool = False
+    """Whether connections are accepted there."""
 
     @property
     def sockaddr(self) -> str | tuple[str, int]:
@@ -48,14 +63,17 @@ class Endpoint(NamedTuple):
 def endpoint(address: str) -> Endpoint:
     """Resolve a listener's *address*. Raises ListenError."""
     parts = parse_listen_address(address)
-    if parts.scheme == "unixgram":
-        return Endpoint(socket.AF_UNIX, "", 0, parts.path)
+    stream = parts.scheme not in ("udp", "unixgram")
+    if parts.path:
+        return Endpoint(socket.AF_UNIX, "", 0, parts.path, stream)
     try:
-        found = socket.getaddrinfo(parts.host, parts.port, type=socket.SOCK_DGRAM)
+        found = socket.getaddrinfo(
+            parts.host, parts.port, type=socket.SOCK_STREAM if stream else socket.SOCK_DGRAM
+        )
     except OSError as error:
         raise ListenError(f"{address}: cannot resolve the host: {error.strerror}") from error
     family, _, _, _, sockaddr = found[0]
-    return Endpoint(family, str(sockaddr[0]), int(sockaddr[1]), "")
+    return Endpoint(family, str(sockaddr[0]), int(sockaddr[1]), "", stream)
 
 
 @dataclass(eq=False)
@@ -67,22 +85,30 @@ class BoundSocket:
     """The ``FileDescriptorName`` if systemd passed it."""
     file_id: tuple[int, int] | None = None
     """Device and inode of the socket file that we made, by which it is known again before it is removed."""
+    scheme: str = ""
+    """Of the address that it was opened for."""
 
     @property
     def fd(self) -> int:
         return self.sock.fileno()
 
     @property
+    def stream(self) -> bool:
+        """Whether connections are accepted on it."""
+        return self.sock.type == socket.SOCK_STREAM
+
+    @property
     def bound(self) -> str:
         """Where the socket really is, in the form of a listener's address."""
         name = self.sock.getsockname()
         if self.sock.family == socket.AF_UNIX:
-            return f"unixgram://{os.fsdecode(name)}"
+            return f"{'unix' if self.stream else 'unixgram'}://{os.fsdecode(name)}"
         host = f"[{name[0]}]" if self.sock.family == socket.AF_INET6 else name[0]
-        return f"udp://{host}:{name[1]}"
+        scheme = self.scheme or ("tcp" if self.stream else "udp")
+        return f"{scheme}://{host}:{name[1]}"
 
     def cut_off(self) -> None:
-        """Let the kernel put no more datagrams into the queue; what is there can still be read.
+        """Let the kernel queue no more datagrams or connections; what is there can still be read.
 
         So a socket can be read empty for good before it is closed, and where another socket of ours takes
         its port over, that one gets everything from now on. Not for a passed socket, which systemd shares.
@@ -92,6 +118,8 @@ class BoundSocket:
         try:
             if self.sock.family == socket.AF_UNIX:
                 self.sock.shutdown(socket.SHUT_RD)
+            elif self.stream:
+                _refuse_packets(self.sock)
             else:
                 # A connected UDP socket hears its peer only: itself, which never sends.
                 bound = self.sock.getsockname()
@@ -138,14 +166,15 @@ class Pool:
         ListenError if there is none but those.
         """
         named = [one for one in self.sockets if one.passed_name == listen.name]
-        taken = [one for one in named if _is_datagram(one) and _same_kind(one, where)]
+        taken = [one for one in named if _same_kind(one, where)]
         if named and not taken:
             raise ListenError(
-                f"{listen.address}: systemd passed a socket named {listen.name!r} of another kind; "
-                "make it ListenDatagram= in the .socket unit, or give it another FileDescriptorName="
+                f"{listen.address}: systemd passed a socket named {listen.name!r} of another kind; make it "
+                f"{'ListenStream' if where.stream else 'ListenDatagram'}= in the .socket unit, "
+                "or give it another FileDescriptorName="
             )
         if not taken:
-            taken = [one for one in self.sockets if _is_datagram(one) and _serves(one.sock, where)]
+            taken = [one for one in self.sockets if _same_kind(one, where) and _serves(one.sock, where)]
         self.sockets = [one for one in self.sockets if one not in taken]
         return taken
 
@@ -175,9 +204,13 @@ def open_sockets(
     where = endpoint(listen.address)
     sockets = pool.take(listen, where)
     if not sockets and where.family == socket.AF_UNIX:
-        sockets = [_open_unixgram(listen, where.path)]
+        sockets = [_open_unix(listen, where)]
     elif not sockets:
-        sockets = _open_udp(listen, where, lanes, own)
+        sockets = _open_inet(listen, where, lanes, own)
+    for one in sockets:
+        one.scheme = parse_listen_address(listen.address).scheme
+        # Whoever finds nothing there must not wait for it.
+        one.sock.setblocking(False)
     fit_receive_buffer(listen, sockets)
     return sockets
 
@@ -195,11 +228,11 @@ def fit_receive_buffer(listen: Listen, sockets: Sequence[BoundSocket]) -> None:
     """Bring the UDP receive buffers to ``receive_buffer``; a warning tells where the kernel gives less.
 
     A passed socket is never made smaller than systemd made it. A Unix socket has no such buffer: its
-    datagrams wait at the sender's expense.
+    datagrams wait at the sender's expense. That of a connection grows and shrinks by itself.
     """
     got = listen.receive_buffer
     for one in sockets:
-        if one.sock.family != socket.AF_UNIX:
+        if one.sock.family != socket.AF_UNIX and not one.stream:
             got = min(got, _set_receive_buffer(one, listen.receive_buffer))
     if got < listen.receive_buffer:
         logger.warning(
@@ -228,22 +261,30 @@ def set_file_access(listen: Listen, sockets: Sequence[BoundSocket]) -> None:
             ) from error
 
 
-def _open_udp(listen: Listen, where: Endpoint, lanes: int, own: Sequence[BoundSocket]) -> list[BoundSocket]:
+def _open_inet(listen: Listen, where: Endpoint, lanes: int, own: Sequence[BoundSocket]) -> list[BoundSocket]:
     """Bind one socket per lane, or none. The first is bound without ``SO_REUSEPORT``, so that a port which
     anybody else uses is noticed; only where sockets of ours are about to go may the port be shared."""
-    inet = [one.sock for one in own if one.sock.family != socket.AF_UNIX]
+    kind = socket.SOCK_STREAM if where.stream else socket.SOCK_DGRAM
+    inet = [one.sock for one in own if one.sock.family != socket.AF_UNIX and one.stream == where.stream]
     rivals = [sock for sock in inet if sock.getsockname()[1] == where.port]
     with ExitStack() as undo:
         socks: list[socket.socket] = []
         for _ in range(lanes):
-            sock = undo.enter_context(socket.socket(where.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK))
+            sock = undo.enter_context(socket.socket(where.family, kind | socket.SOCK_NONBLOCK))
             if where.family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if where.stream:
+                # Connections of an earlier process may linger; one that listens is noticed all the same.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                # Inherited: a peer that vanished without a word is noticed, whatever idle_timeout is.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             # A port of 0 is the kernel's choice, which the other lanes must share.
             address = socks[0].getsockname() if socks else where.sockaddr
             _share_port([sock, *rivals], bool(socks or rivals))
             try:
                 sock.bind(address)
+                if where.stream:
+                    sock.listen(BACKLOG)
             except OSError as error:
                 raise ListenError(f"{listen.address}: {_bind_problem(error)}") from error
             finally:
@@ -259,11 +300,22 @@ def _share_port(socks: Sequence[socket.socket], shared: bool) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
 
 
-def _open_unixgram(listen: Listen, path: str) -> BoundSocket:
-    """Bind a Unix datagram socket at *path*, replacing a file that a dead process left there."""
+def _refuse_packets(sock: socket.socket) -> None:
+    """Have the kernel drop what comes for a listening TCP socket, so that connections which are not made yet
+    are never made: their clients try again, and find that nobody listens, or somebody else."""
+    nothing = _BPF.pack(_BPF_RET, 0, 0, 0)
+    buffer = ctypes.create_string_buffer(nothing, len(nothing))
+    program = struct.pack("HP", 1, ctypes.addressof(buffer))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+
+
+def _open_unix(listen: Listen, where: Endpoint) -> BoundSocket:
+    """Bind a Unix socket at its path, replacing a file that a dead process left there."""
+    path = where.path
+    kind = socket.SOCK_STREAM if where.stream else socket.SOCK_DGRAM
     _remove_stale(listen, path)
     with ExitStack() as undo:
-        sock = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK))
+        sock = undo.enter_context(socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK))
         # The file takes the mode of the socket's inode less the umask: nobody else can connect
         # until the owner and the mode are as configured.
         os.fchmod(sock.fileno(), 0o600)
@@ -273,6 +325,8 @@ def _open_unixgram(listen: Listen, path: str) -> BoundSocket:
             raise ListenError(f"{listen.address}: {_bind_problem(error)}") from error
         bound = BoundSocket(sock, file_id=_file_id(path))
         undo.callback(bound.close)
+        if where.stream:
+            sock.listen(BACKLOG)
         set_file_access(listen, [bound])
         undo.pop_all()
         return bound
@@ -317,11 +371,14 @@ def _receive_buffer(one: BoundSocket) -> int:
 
 
 def _same_kind(one: BoundSocket, where: Endpoint) -> bool:
+    if not _is_readable(one) or one.stream != where.stream:
+        return False
     return (one.sock.family == socket.AF_UNIX) == (where.family == socket.AF_UNIX)
 
 
-def _is_datagram(one: BoundSocket) -> bool:
-    return one.sock.type == socket.SOCK_DGRAM and one.sock.family in (
+def _is_readable(one: BoundSocket) -> bool:
+    """Whether it is of a kind that a listener may have."""
+    return one.sock.type in (socket.SOCK_DGRAM, socket.SOCK_STREAM) and one.sock.family in (
         socket.AF_INET,
         socket.AF_INET6,
         socket.AF_UNIX,
@@ -372,4 +429,4 @@ def _bind_problem(error: OSError) -> str:
 
 
 def _describe(one: BoundSocket) -> str:
-    return one.bound if _is_datagram(one) else repr(one.sock)
+    return one.bound if _is_readable(one) else repr(one.sock)

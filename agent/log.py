@@ -22,9 +22,17 @@ from typing import Any, TextIO
 
 import orjson
 
+logger = logging.getLogger(__name__)
+
 LIMIT_COUNT = 10
 LIMIT_SECONDS = 10.0
 """At most LIMIT_COUNT lines with the same message leave within LIMIT_SECONDS."""
+
+LEFT_OUT_S = 30.0
+"""After so long without a further line of their message, those that were held back are told of."""
+
+UNLIMITED = frozenset({"agent.log", "agent.objectives"})
+"""Loggers whose lines all leave: there are few of them, and each is wanted."""
 
 _LEVELS = {
     "debug": logging.DEBUG,
@@ -127,12 +135,13 @@ class TextFormatter(logging.Formatter):
 class RateLimit(logging.Filter):
     """Lets *count* records of one message pass within *seconds*, and counts the others.
 
-    The number that was held back stands as ``suppressed`` in the next one that passes. Messages are told
-    apart by logger, level and text before its arguments are put in. Safe from any thread.
+    The number that was held back stands as ``suppressed`` in the next one that passes, or is told by
+    :meth:`left_out` where none does, so that no line is lost without a trace. Messages are told apart by
+    logger, level and text before its arguments are put in. Safe from any thread.
     """
 
     templates_max = 1024
-    """Messages remembered; beyond it the one that was seen first is forgotten, with its count."""
+    """Messages remembered; beyond it the one that was seen first is forgotten, and what it held back told."""
 
     def __init__(
         self,
@@ -145,28 +154,53 @@ class RateLimit(logging.Filter):
         self._seconds = seconds
         self._clock = clock
         self._lock = threading.Lock()
-        # Message → [start of its period, passed in it, held back since one passed]
+        # Message → [start of its period, passed in it, held back since one passed, since when]
         self._seen: OrderedDict[tuple[str, int, str], list[float]] = OrderedDict()
+        self._forgotten: list[tuple[str, int]] = []
+        self.held_back = 0
+        """Lines that did not pass, in all."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.name in UNLIMITED:
+            return True
         key = (record.name, record.levelno, str(record.msg))
         now = self._clock()
         with self._lock:
             seen = self._seen.get(key)
             if seen is None:
-                seen = self._seen[key] = [now, 0, 0]
+                seen = self._seen[key] = [now, 0, 0, now]
                 if len(self._seen) > self.templates_max:
-                    self._seen.popitem(last=False)
+                    (_, _, message), (_, _, count, _) = self._seen.popitem(last=False)
+                    if count:
+                        self._forgotten.append((message, int(count)))
             elif now - seen[0] >= self._seconds:
                 seen[0], seen[1] = now, 0
             if seen[1] >= self._count:
+                if not seen[2]:
+                    seen[3] = now
                 seen[2] += 1
+                self.held_back += 1
                 return False
             seen[1] += 1
             suppressed, seen[2] = int(seen[2]), 0
         if suppressed:
             record.suppressed = suppressed
         return True
+
+    def left_out(self, everything: bool = False) -> list[tuple[str, int]]:
+        """Messages with how many lines of them were held back, where no further line has told that.
+
+        Those of the last :data:`LEFT_OUT_S` may still be told so, and wait unless *everything* is wanted.
+        What is returned is not returned again.
+        """
+        before = self._clock() - (0.0 if everything else LEFT_OUT_S)
+        with self._lock:
+            found, self._forgotten = self._forgotten, []
+            for (_, _, message), seen in self._seen.items():
+                if seen[2] and seen[3] <= before:
+                    found.append((message, int(seen[2])))
+                    seen[2] = 0
+        return found
 
 
 class _Handler(logging.StreamHandler[TextIO]):
@@ -178,6 +212,7 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 _handler: _Handler | None = None
+_limit: RateLimit | None = None
 
 
 def setup(level: str = "info", format: str = "auto", stream: TextIO | None = None) -> None:
@@ -188,11 +223,12 @@ def setup(level: str = "info", format: str = "auto", stream: TextIO | None = Non
     a terminal, else JSON, also into the journal. *stream* takes the place of standard error.
     Counts of the rate limit live on across calls.
     """
-    global _handler
+    global _handler, _limit
     target = stream if stream is not None else sys.stderr
     if _handler is None:
         _handler = _Handler()
-        _handler.addFilter(RateLimit())
+        _limit = RateLimit()
+        _handler.addFilter(_limit)
         logging.getLogger().addHandler(_handler)
         logging.captureWarnings(True)
     _handler.setStream(target)
@@ -203,12 +239,28 @@ def setup(level: str = "info", format: str = "auto", stream: TextIO | None = Non
     logging.getLogger().setLevel(max(own, logging.WARNING))
 
 
+def sweep(everything: bool = False) -> None:
+    """Tell of lines that were left out, and of which no further line tells. For once a second, and the end.
+
+    *everything*: also of those that a further line may still tell of.
+    """
+    # Where it would not be heard, it is kept for when it is, or for that further line.
+    if _limit is not None and logger.isEnabledFor(logging.INFO):
+        for message, count in _limit.left_out(everything):
+            logger.info("lines of the log were left out", extra={"of": message, "suppressed": count})
+
+
+def suppressed() -> int:
+    """Lines that the limit has left out so far."""
+    return _limit.held_back if _limit is not None else 0
+
+
 def teardown() -> None:
     """Undo :func:`setup`, for whoever embeds the agent or tests it."""
-    global _handler
+    global _handler, _limit
     if _handler is not None:
         logging.getLogger().removeHandler(_handler)
         logging.captureWarnings(False)
         logging.getLogger().setLevel(logging.WARNING)
         logging.getLogger("agent").setLevel(logging.NOTSET)
-        _handler = None
+        _handler = _limit = None

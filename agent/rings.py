@@ -1,8 +1,9 @@
 """Ring files: made, found where an earlier process left them, adopted, or set aside.
 
 A ring of lane 0 of output "influx" lies in ``influx.0.ring``, the one that its ticks are written to in
-``influx.tick.ring``; where a former ring of that name is still being emptied, the next one gets
-``influx.0~1.ring``. ("~" is no letter of an output's name, so every name can be read back.)
+``influx.tick.ring``, and that of what Python receives in ``influx.feed.ring``; where a former ring of that
+name is still being emptied, the next one gets ``influx.0~1.ring``. ("~" is no letter of an output's name, so
+every name can be read back.)
 
 What an earlier process left is adopted as soon as an output of its name is opened. A ring that fits, by name,
 size and encoding, is gone on with by the writer that it is named after. Any other one *leaves*: nobody writes
@@ -31,8 +32,8 @@ logger = logging.getLogger(__name__)
 ASIDE_MAX = 8
 """Files that are set aside in one folder at most; the oldest go first."""
 
-_NAME = re.compile(r"(?P<output>[^~/]+)\.(?P<writer>[0-9]{1,4}|tick)(~[0-9]{1,9})?\.ring", re.ASCII)
-_ASIDE = re.compile(r".+\.ring\.(foreign|older|torn)(\.[0-9]+)?", re.ASCII)
+_NAME = re.compile(r"(?P<output>[^~/]+)\.(?P<writer>[0-9]{1,4}|tick|feed)(~[0-9]{1,9})?\.ring", re.ASCII)
+_ASIDE = re.compile(r".+\.(ring|burst)\.(foreign|older|torn|fatal)(\.[0-9]+)?", re.ASCII)
 _SAVED = ".saved"
 """Ends the name of a ring that is being salvaged."""
 
@@ -44,7 +45,7 @@ class RingFile:
     path: Path
     output: str
     writer: str
-    """The thread that writes it: ``lane-0`` … or ``tick``."""
+    """What writes it: ``lane-0`` …, ``tick`` or ``feed``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +55,41 @@ class Form:
     output: str
     capacity: int
     """Bytes, as in the config."""
-    unsigned: bool
+    encoding: str
     slot_bytes: int
     slot_metrics: int
+
+
+class Aside:
+    """What was set aside in *folder*: files that cannot be trusted, and stay for somebody to look at."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def put(self, path: Path, kind: str) -> Path:
+        """Give the file at *path* a name that says why it is not used; returns that. Raises OSError."""
+        aside = self.name(path, kind)
+        os.rename(path, aside)
+        self.bound(ASIDE_MAX)
+        return aside
+
+    def name(self, path: Path, kind: str) -> Path:
+        """A name for the file at *path* that no other one has."""
+        for number in itertools.count():
+            aside = path.with_name(f"{path.name}.{kind}" + (f".{number}" if number else ""))
+            if not os.path.lexists(aside):
+                return aside
+        raise AssertionError("unreachable")
+
+    def bound(self, count: int) -> bool:
+        """Remove the oldest of what was set aside, down to *count* files. True if there were more."""
+        aside = [path for path in self._folder.iterdir() if _ASIDE.fullmatch(path.name)]
+        aside.sort(key=lambda path: path.lstat().st_ctime_ns)
+        for path in aside[: max(len(aside) - count, 0)]:
+            logger.warning("a file that was set aside is removed to make room", extra={"file": str(path)})
+            with suppress(OSError):  # a folder, which is not ours to empty
+                path.unlink()
+        return len(aside) > count
 
 
 class Rings:
@@ -67,6 +100,7 @@ class Rings:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._aside = Aside(folder)
         self._torn: dict[Path, int] = {}  # metrics that were lost of rings that nobody has adopted yet
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for left in folder.glob(f"*.ring{_SAVED}"):
@@ -90,7 +124,7 @@ class Rings:
         try:
             return self._open(form, writer, waker, in_use)
         except OSError as error:
-            if error.errno != errno.ENOSPC or not self._bound_aside(0):
+            if error.errno != errno.ENOSPC or not self._aside.bound(0):
                 raise
         return self._open(form, writer, waker, in_use)
 
@@ -109,7 +143,7 @@ class Rings:
                     waker,
                     slot_bytes=form.slot_bytes,
                     slot_metrics=form.slot_metrics,
-                    unsigned=form.unsigned,
+                    encoding=form.encoding,
                 )
         raise AssertionError("unreachable")
 
@@ -159,7 +193,7 @@ class Rings:
                 self._set_aside(path, RingError("foreign", f"{path}: {error.strerror}"))
             except RingError as error:
                 self._set_aside(path, error)
-        if fitting and (ring.capacity, ring.unsigned) != (_whole_pages(form.capacity), form.unsigned):
+        if fitting and (ring.capacity, ring.encoding) != (_whole_pages(form.capacity), form.encoding):
             ring.close(unlink=False)
             return None
         self._torn.pop(path, None)
@@ -174,7 +208,7 @@ class Rings:
             logger.info("a ring that was never finished is removed", extra={"file": str(path)})
             path.unlink()
             return
-        aside = self._name_aside(path, error.kind)
+        aside = self._aside.name(path, error.kind)
         extra: dict[str, object] = {"file": str(path), "reason": str(error), "now": str(aside)}
         if error.salvageable:
             saved = path.with_name(path.name + _SAVED)
@@ -188,28 +222,11 @@ class Rings:
         else:
             os.rename(path, aside)
         logger.warning("a ring that cannot be adopted is set aside", extra=extra)
-        self._bound_aside(ASIDE_MAX)
-
-    def _name_aside(self, path: Path, kind: str) -> Path:
-        for number in itertools.count():
-            aside = path.with_name(f"{path.name}.{kind}" + (f".{number}" if number else ""))
-            if not os.path.lexists(aside):
-                return aside
-        raise AssertionError("unreachable")
-
-    def _bound_aside(self, count: int) -> bool:
-        """Remove the oldest of what was set aside, down to *count* files. True if there were more."""
-        aside = [path for path in self.folder.iterdir() if _ASIDE.fullmatch(path.name)]
-        aside.sort(key=lambda path: path.lstat().st_ctime_ns)
-        for path in aside[: max(len(aside) - count, 0)]:
-            logger.warning("a ring that was set aside is removed to make room", extra={"file": str(path)})
-            with suppress(OSError):  # a folder, which is not ours to empty
-                path.unlink()
-        return len(aside) > count
+        self._aside.bound(ASIDE_MAX)
 
 
 def _writer(name: str) -> str:
-    return name if name == "tick" else f"lane-{int(name)}"
+    return f"lane-{int(name)}" if name.isdigit() else name
 
 
 def _whole_pages(size: int) -> int:

@@ -1,26 +1,31 @@
 """A route: one output with its rings, one for each lane, and its flusher; and what remains when it ends.
 
-The tick ring, which the thread of :mod:`agent.aggregation` writes, is one more; an output has it from when
-there is a StatsD listener until the output leaves. Rings that an earlier process left, and that nobody is to
-write (:mod:`agent.rings`), belong to the route until they are empty.
+There may be two more: the tick ring, which the thread of :mod:`agent.aggregation` writes, and the feed ring,
+for what listeners bring that Python reads. An output has either from when there is a listener that needs it
+until the output leaves. Rings that an earlier process left, and that nobody is to write (:mod:`agent.rings`),
+belong to the route until they are empty.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from agent._core import Ring, Waker
 from agent.accounts import DeliveryCounters, OutputReading, RejectedCounters, SpoolCounters
-from agent.config import Flush, InfluxOutput
+from agent.config import Destination, Flush, HttpOutput
 from agent.config import Output as OutputConfig
 from agent.delivery.flusher import Flusher
-from agent.delivery.task import DEFAULTS, Resilience
+from agent.delivery.task import DEFAULTS, UNWATCHED, Resilience, Watching
+from agent.objectives import Promised
 from agent.outputs.base import Output
 from agent.rings import Form, Rings, let_go
 from agent.store.stores import Store, settle
 
 if TYPE_CHECKING:
     from agent._core import RingStats
+
+OTHERS = ("tick", "feed")
+"""What may write rings besides the lanes."""
 
 _SLOTS_PER_BATCH = 16
 """A batch is cut between slots: with so many of them it comes within a sixteenth of its limits."""
@@ -75,8 +80,8 @@ class Route:
     rings: tuple[Ring, ...]
     """By lane."""
     flusher: Flusher
-    tick: Ring | None = None
-    """What the tick thread writes; None as long as there has been no StatsD listener."""
+    others: Mapping[str, Ring] = field(default_factory=dict)
+    """By the names in :data:`OTHERS`, those that some listener has needed so far."""
     leaving: Leaving = field(default_factory=Leaving)
     """Shared by all copies."""
     store: Store | None = None
@@ -84,17 +89,21 @@ class Route:
 
     @property
     def writers(self) -> dict[str, Ring]:
-        """All rings that are written, by the names of the threads that do."""
-        writers = {f"lane-{lane}": ring for lane, ring in enumerate(self.rings)}
-        return writers | {"tick": self.tick} if self.tick is not None else writers
+        """All rings that are written, by the names of what does."""
+        return {**{f"lane-{lane}": ring for lane, ring in enumerate(self.rings)}, **self.others}
 
     @property
     def paths(self) -> set[str]:
         """The files of all its rings."""
-        return {ring.path for ring in (*self.writers.values(), *self.leaving.rings) if ring.path is not None}
+        return {ring.path for ring in self.all_rings if ring.path is not None}
+
+    @property
+    def all_rings(self) -> "list[Ring]":
+        """Those that are written, and those that are only emptied."""
+        return [*self.writers.values(), *self.leaving.rings]
 
     def ring_stats(self) -> "list[tuple[str, RingStats]]":
-        """The counters of all rings, each with the thread that writes it, or did."""
+        """The counters of all rings, each with what writes it, or did."""
         running = [(writer, ring.stats()) for writer, ring in self.writers.items()]
         return [*running, *self.leaving.stats()]
 
@@ -107,18 +116,21 @@ class Route:
         lanes: int,
         folder: Rings,
         *,
-        tick: bool = False,
+        others: Collection[str] = (),
         in_use: Collection[str] = (),
         store: Store | None = None,
+        same_field: str = "",
+        watching: Watching = UNWATCHED,
     ) -> "Route":
         """Make the rings, or adopt what an earlier process left of them, and start the flusher.
 
-        *tick* asks for a tick ring too; *in_use* are the files of all rings of this process. The *store*
-        stays the caller's. Raises OSError, and then nothing remains of it but what was there before.
+        *others* are the writers that want a ring besides the lanes; *in_use* are the files of all rings of
+        this process. The *store* stays the caller's. Raises OSError, and then nothing remains of it but what
+        was there before.
         """
         waker = Waker()
         form = _form(config, output, flush)
-        writers = [*(f"lane-{lane}" for lane in range(lanes)), *(["tick"] if tick else [])]
+        writers = [*(f"lane-{lane}" for lane in range(lanes)), *others]
         rings: list[Ring] = []
         former: list[tuple[str, Ring]] = []
         try:
@@ -136,6 +148,8 @@ class Route:
                 resilience(config),
                 spool=store.spool if store is not None else None,
                 rejected=store.rejected if store is not None else None,
+                same_field=same_field,
+                watching=watching,
             )
             flusher.start()
         except BaseException:
@@ -145,25 +159,24 @@ class Route:
             raise
         if store is not None:
             store.watch(flusher.spool_changed)
-        tick_ring = rings.pop() if tick else None
-        return cls(config, output, waker, tuple(rings), flusher, tick_ring, Leaving(former), store)
+        by_name = dict(zip(others, rings[lanes:], strict=True))
+        return cls(config, output, waker, tuple(rings[:lanes]), flusher, by_name, Leaving(former), store)
 
-    def with_tick(self, flush: Flush, folder: Rings, in_use: Collection[str]) -> "Route":
-        """A copy that has a tick ring too, which nobody reads until it is settled. Raises OSError."""
-        form = _form(self.config, self.output, flush)
-        return replace(self, tick=folder.open(form, "tick", self.waker, in_use))
+    def with_ring(self, writer: str, flush: Flush, folder: Rings, in_use: Collection[str]) -> "Route":
+        """A copy that has a ring for *writer* too, which nobody reads until it is settled. Raises OSError."""
+        ring = folder.open(_form(self.config, self.output, flush), writer, self.waker, in_use)
+        return replace(self, others={**self.others, writer: ring})
 
-    def close_tick(self) -> None:
-        """Undo :meth:`with_tick` for a copy that was never settled."""
-        if self.tick is not None:
-            let_go(self.tick)
+    def close_ring(self, writer: str) -> None:
+        """Undo :meth:`with_ring` for a copy that was never settled."""
+        let_go(self.others[writer])
 
     def fits(self, config: OutputConfig, output: Output) -> bool:
         """Whether what is in the rings can go to *output*, and they are of the size that *config* wants."""
-        return self.output.unsigned == output.unsigned and self.config.ring_bytes == config.ring_bytes
+        return self.output.encoding == output.encoding and self.config.ring_bytes == config.ring_bytes
 
-    def settle(self, flush: Flush) -> None:
-        """Put *flush*, and the output of this copy, to work on the rings."""
+    def settle(self, flush: Flush, same_field: str = "", watching: Watching = UNWATCHED) -> None:
+        """Put the settings, and the output of this copy, to work on the rings."""
         rings = list(self.writers.values())
         for ring in rings:
             ring.limits(*slot_limits(flush))
@@ -175,14 +188,16 @@ class Route:
             self.output,
             resilience(self.config),
             spool=self.store.spool if self.store is not None else None,
-            spooling=isinstance(self.config, InfluxOutput) and self.config.spool is not None,
+            spooling=isinstance(self.config, HttpOutput) and self.config.spool is not None,
+            same_field=same_field,
+            watching=watching,
         )
 
     def drain(self, deadline: float, *, keep: bool) -> None:
         """Deliver what is in the rings until *deadline* (monotonic), and end.
 
         The rest goes to the spool. What does not get there is counted as dropped or, if *keep*, stays in the
-        rings for the next process. The lanes and the tick thread must have let go of the rings.
+        rings for the next process. Whatever writes the rings must have let go of them.
         """
         self.flusher.drain(deadline, keep=keep)
 
@@ -190,6 +205,8 @@ class Route:
         """Free the rings and the output. The flusher has ended."""
         if self.store is not None:
             self.store.unwatch(self.flusher.spool_changed)
+            # What it had taken of the spool is there again, for another route of its name.
+            self.store.changed()
         for ring in self.writers.values():
             let_go(ring)
         self.leaving.close()
@@ -197,9 +214,9 @@ class Route:
         self.output.close()
 
 
-def resilience(config: OutputConfig) -> Resilience:
+def resilience(config: Destination) -> Resilience:
     """What an output that does not say so goes by is the default."""
-    if not isinstance(config, InfluxOutput):
+    if not isinstance(config, HttpOutput):
         return DEFAULTS
     return Resilience(
         retries=config.retries,
@@ -212,7 +229,7 @@ def resilience(config: OutputConfig) -> Resilience:
 
 def _form(config: OutputConfig, output: Output, flush: Flush) -> Form:
     slot_bytes, slot_metrics = slot_limits(flush)
-    return Form(config.name, config.ring_bytes, output.unsigned, slot_bytes, slot_metrics)
+    return Form(config.name, config.ring_bytes, output.encoding, slot_bytes, slot_metrics)
 
 
 def _without_space(stats: "RingStats") -> "RingStats":
@@ -231,6 +248,7 @@ class Tally:
     type: str = ""
     delivered: int = 0
     rejected: int = 0
+    merged: int = 0
     restored: int = 0
     batches: int = 0
     replayed: int = 0
@@ -240,6 +258,10 @@ class Tally:
     bytes_raw: int = 0
     bytes_sent: int = 0
     opened: int = 0
+    traced: int = 0
+    on_time: int = 0
+    histograms: dict[str, tuple[list[int], float]] = field(default_factory=dict)
+    stages: dict[str, float] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     requests: dict[str, int] = field(default_factory=dict)
     rings: dict[str, "RingStats"] = field(default_factory=dict)
@@ -253,6 +275,11 @@ class Tally:
             setattr(self, name, getattr(self, name) + getattr(counters, name))
         _add(self.dropped, counters.dropped)
         _add(self.requests, counters.requests)
+        _add(self.stages, counters.stages)
+        for name, (buckets, total) in counters.histograms.items():
+            known, before = self.histograms.get(name, ([0] * len(buckets), 0.0))
+            both = [one + other for one, other in zip(known, buckets, strict=True)]
+            self.histograms[name] = both, before + total
         self.add_rings(rings)
 
     def add_rings(self, rings: "Iterable[tuple[str, RingStats]]") -> None:
@@ -265,12 +292,14 @@ class Tally:
 
 
 _NUMBERS = (
-    *("delivered", "rejected", "restored", "batches", "replayed", "attempts", "retries", "splits"),
-    *("bytes_raw", "bytes_sent", "opened"),
+    *("delivered", "rejected", "merged", "restored", "batches", "replayed", "attempts", "retries"),
+    *("splits", "bytes_raw", "bytes_sent", "opened", "traced", "on_time"),
 )
 
+N = TypeVar("N", int, float)
 
-def _add(total: dict[str, int], part: Mapping[str, int]) -> None:
+
+def _add(total: dict[str, N], part: Mapping[str, N]) -> None:
     for name, count in part.items():
         total[name] = total.get(name, 0) + count
 
@@ -288,6 +317,23 @@ class Accounts:
         kept = route.store is not None and route.store.spool is not None
         if kept or any(stats["accepted"] or stats["restored"] for _, stats in rings):
             self._ended.setdefault(route.config.name, Tally()).add(route.config.type, counters, rings)
+
+    def promised(self, routes: Sequence[Route], within: float) -> dict[str, Promised]:
+        """What the outputs of *routes* still have *within* seconds for, and what they delivered in time.
+
+        Read as a metric goes, rings before spools: one on its way is seen twice rather than never.
+        """
+        young: dict[str, int] = {}
+        for route in routes:
+            name = route.config.name
+            young[name] = young.get(name, 0) + sum(ring.young(within) for ring in route.all_rings)
+        spools = {route.config.name: route.store.spool for route in routes if route.store is not None}
+        for name, spool in spools.items():
+            young[name] += spool.owed.young(within) if spool is not None else 0
+        on_time = {name: self._ended[name].on_time if name in self._ended else 0 for name in young}
+        for route in routes:
+            on_time[route.config.name] += route.flusher.delivery.promise.delays.on_time
+        return {name: Promised(count, on_time[name]) for name, count in young.items()}
 
     def readings(
         self, routes: Sequence[Route], kept: Kept = lambda name: (None, None)

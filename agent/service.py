@@ -11,29 +11,36 @@ signal is heard at any time. Lanes and flushers have threads of their own, see :
 import asyncio
 import logging
 import os
+import resource
 import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
 from agent import __version__, log, systemd
 from agent.admin import CONTROL_SOCKET
-from agent.admin.server import Admin
-from agent.admin.server import start as start_admin
-from agent.admin.status import OutputState, ReloadOutcome, ReloadStatus, ServiceStatus
-from agent.config import DEFAULT_PATH, Config, InfluxOutput, diff, load
+from agent.admin.access import Access, access_for
+from agent.admin.bind import Bound, bind
+from agent.admin.status import OutputState, ReloadOutcome, ReloadStatus, ServiceStatus, Watched
+from agent.config import DEFAULT_PATH, Config, HttpOutput, Slo, diff, load
 from agent.errors import EXIT_FAILURE, EXIT_OK, ConfigError, ControlError, PenstockError
 from agent.keeping import Keeper
 from agent.ledger import Ledger, settle
 from agent.lock import FolderLock
+from agent.objectives import Promised
 from agent.pipeline import Pipeline
 from agent.route import Route
+from agent.sampler import Sampler
+from agent.sessions import Sessions
 from agent.vitals import Beats, StatusLine, ThreadNames
+
+if TYPE_CHECKING:
+    from agent.admin.server import Admin
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +56,9 @@ def run(path: Path | None = None) -> int:
     """
     config = load(path)
     log.setup(config.log.level, config.log.format)
+    # Each connection takes a descriptor; what most shells allow is for programs that use select(2).
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return asyncio.run(Service((path or DEFAULT_PATH).absolute(), config).run())
 
 
@@ -63,8 +73,10 @@ class Service:
         self._started = time.time()
         self._exit_code = EXIT_OK
         self._stop = asyncio.Event()
+        self._bound: list[Bound] = []  # until it is served
         self._control: Admin | None = None
         self._admin: Admin | None = None
+        self._access: Access | None = None  # what its admin asks of clients
         # Held by whatever changes what runs: start, reload, stop.
         self._changing = asyncio.Lock()
         self._reload_queued: asyncio.Task[ReloadOutcome] | None = None
@@ -75,6 +87,8 @@ class Service:
         self._hanging: set[str] = set()
         self._line = StatusLine()
         self._thread_names = ThreadNames()
+        self._sampler = Sampler(self)
+        self._pipeline.fares = self._sampler.fares
 
     # ---- what the admin interface asks ----
 
@@ -95,8 +109,23 @@ class Service:
             return [f"the agent is {self._state}"]
         return self._pipeline.failures()
 
+    def sessions(self) -> Sessions:
+        return self._pipeline.sessions
+
     def keepers(self) -> dict[str, Keeper]:
         return self._pipeline.keepers()
+
+    def slo(self) -> Slo:
+        return self._config.slo
+
+    def promised(self) -> Mapping[str, Promised]:
+        return self._pipeline.promised(self._config.slo.within)
+
+    def watched(self) -> Watched:
+        return self._sampler.watched()
+
+    def pulse(self) -> Sampler:
+        return self._sampler
 
     async def reload(self) -> ReloadOutcome:
         """Read the configuration again and put it to work, or say why not.
@@ -144,10 +173,17 @@ class Service:
         # Entered now, so that it is released last; taken when there is something to keep in the folder.
         locks.callback(self._state_lock.release)
         self._lock_state(self._config)
-        self._control = await start_admin(str(Path(agent.runtime_dir) / CONTROL_SOCKET), self)
+        self._bound.append(await bind(str(Path(agent.runtime_dir) / CONTROL_SOCKET)))
         if agent.admin:
-            self._admin = await start_admin(agent.admin, self)
+            self._access = await asyncio.to_thread(access_for, agent)
+            self._bound.append(await bind(agent.admin))
         await asyncio.to_thread(self._pipeline.apply, self._config)
+        # Not before the lanes receive, for it takes as long as the rest of the start.
+        from agent.admin.server import serve
+
+        self._control = await serve(self._bound.pop(0), self)
+        if self._access is not None:
+            self._admin = await serve(self._bound.pop(), self, self._access)
         self._state = "running"
         self._reloads = ReloadStatus(applied_time=time.time())
         logger.info(
@@ -160,11 +196,21 @@ class Service:
                 "admin": self._admin.address if self._admin else "",
             },
         )
+        self._tell_open()
         systemd.ready(self._status_text())
 
+    def _tell_open(self) -> None:
+        """Say so if anybody on the network may look on."""
+        if self._admin is not None and not self._admin.loopback and not self._config.agent.admin_token:
+            logger.warning(
+                "the admin address can be reached from other machines, and asks for no token",
+                extra={"address": self._admin.address},
+            )
+
     def _lock_state(self, config: Config) -> None:
-        """Claim the state folder if an output of *config* keeps something in it. Raises ControlError."""
-        if any(isinstance(output, InfluxOutput) for output in config.output) and not self._state_lock.held:
+        """Claim the state folder if *config* has something kept in it. Raises ControlError."""
+        keeps = config.types is not None or any(isinstance(output, HttpOutput) for output in config.output)
+        if keeps and not self._state_lock.held:
             self._state_lock.take()
 
     async def _drain(self) -> None:
@@ -174,17 +220,21 @@ class Service:
         timeout = self._config.agent.drain_timeout
         logger.info("draining", extra={"drain_timeout": timeout})
         await asyncio.to_thread(self._pipeline.stop, timeout)
-        await self._log_ledger("stopped")
+        log.sweep(everything=True)
+        logger.info("stopped", extra=await self._ledger_fields())
         self._state = "stopped"
 
     async def _close_admin(self) -> None:
         for admin in (self._admin, self._control):
             if admin is not None:
                 await admin.aclose()
+        for bound in self._bound:
+            bound.close()
 
     def _status_text(self) -> str:
         """The line for ``systemctl status``."""
-        text = self._line.text(self._pipeline.ledger(), map(_output_state, self._pipeline.routes()))
+        ledger = self._sampler.ledger or self._pipeline.ledger()
+        text = self._line.text(ledger, map(_output_state, self._pipeline.routes()))
         last = self._reloads.last
         return f"reload refused: {last.problems[0]}; {text}" if last and last.problems else text
 
@@ -193,7 +243,7 @@ class Service:
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self._spawn, self.reload)
-        loop.add_signal_handler(signal.SIGUSR1, self._spawn, lambda: self._log_ledger("ledger"))
+        loop.add_signal_handler(signal.SIGUSR1, self._spawn, self._log_ledger)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_signal, number)
         # The command has kept them waiting until they can be handled.
@@ -246,9 +296,7 @@ class Service:
         new = await self._load()
         changes = tuple(map(str, diff(old, new)))
         self._lock_state(new)
-        admin = self._admin
-        if new.agent.admin != old.agent.admin:
-            admin = await start_admin(new.agent.admin, self, former=admin) if new.agent.admin else None
+        admin, access = await self._switch_admin(old.agent.admin, new)
         try:
             await asyncio.to_thread(self._pipeline.apply, new)
         except BaseException:
@@ -257,10 +305,28 @@ class Service:
             raise
         self._config = new
         log.setup(new.log.level, new.log.format)
-        former, self._admin = self._admin, admin
+        former, self._admin, self._access = self._admin, admin, access
         if former is not None and former is not admin:
             await former.aclose()
+        self._tell_open()
         return changes
+
+    async def _switch_admin(self, former: str, new: Config) -> "tuple[Admin | None, Access | None]":
+        """The admin that *new* wants, beside the one that runs if it is another, and whom it answers."""
+        address = new.agent.admin
+        if not address:
+            return None, None
+        # Certificates are read anew each time, even where nothing else has changed.
+        access = await asyncio.to_thread(access_for, new.agent)
+        admin = self._admin
+        if address == former and admin is not None:
+            if access == self._access:
+                return admin, access
+            # Of port 0, the port that the kernel chose stays.
+            address = admin.address
+        from agent.admin.server import start
+
+        return await start(address, self, admin, access), access
 
     async def _load(self) -> Config:
         """Read the configuration, or raise ControlError as soon as the agent is told to stop.
@@ -326,6 +392,7 @@ class Service:
         while True:
             try:
                 well = self._look_after()
+                self._sample()
                 if time.monotonic() >= tell_at and self._state == "running":
                     tell_at = time.monotonic() + _STATUS_S
                     if (text := self._status_text()) != told and systemd.status(text):
@@ -340,9 +407,11 @@ class Service:
     def _look_after(self) -> bool:
         """Log malformed lines, and end the agent if a thread of it has ended. True if all is well."""
         self._pipeline.look_after()
+        log.sweep()
         self._thread_names.tell()
         for listener, reason, line in self._pipeline.samples():
             logger.warning("malformed line", extra={"listener": listener, "reason": reason, "line": line})
+            self._sampler.sample(listener, reason, line)
         failures = self._pipeline.failures()
         if failures and not self._stop.is_set():
             logger.critical("a part of the agent ended, so all of it ends", extra={"failures": failures})
@@ -350,6 +419,13 @@ class Service:
             self._stop.set()
         # While it drains, lanes stand still as they should.
         return self._stop.is_set() or self._alive()
+
+    def _sample(self) -> None:
+        """Look at the figures. What keeps nobody from looking must not keep the agent from running."""
+        try:
+            self._sampler.tick(time.monotonic())
+        except Exception:
+            logger.exception("the figures of a second could not be taken")
 
     def _alive(self) -> bool:
         """Whether every lane and every flusher came round lately; says once of one that hangs."""
@@ -362,42 +438,44 @@ class Service:
         self._hanging = set(hanging)
         return not hanging
 
-    async def _log_ledger(self, message: str) -> None:
+    async def _log_ledger(self) -> None:
+        logger.info("ledger", extra=await self._ledger_fields())
+
+    async def _ledger_fields(self) -> dict[str, object]:
+        """The ledger, as far as it is for the log."""
         ledger, final = await settle(self._pipeline.ledger)
-        logger.info(
-            message,
-            extra={
-                "balanced": not ledger.problems if final else None,
-                "problems": ledger.problems,
-                "listeners": {
-                    one.name: {
-                        "received": one.received,
-                        "accepted": one.accepted,
-                        "dropped": one.dropped,
-                        "kernel_drops": one.kernel_drops,
-                    }
-                    | ({"aggregation": msgspec.to_builtins(one.aggregation)} if one.aggregation else {})
-                    for one in ledger.listeners
-                },
-                "outputs": {
-                    one.name: {
-                        "restored": one.restored,
-                        "written": one.written,
-                        "missed": one.missed,
-                        "delivered": one.delivered,
-                        "rejected": one.rejected,
-                        "spooled": one.spooled,
-                        "waiting": one.waiting,
-                        "dropped": one.dropped,
-                    }
-                    for one in ledger.outputs
-                },
+        return {
+            "balanced": not ledger.problems if final else None,
+            "problems": ledger.problems,
+            "listeners": {
+                one.name: {
+                    "received": one.received,
+                    "accepted": one.accepted,
+                    "dropped": one.dropped,
+                    "kernel_drops": one.kernel_drops,
+                }
+                | ({"aggregation": msgspec.to_builtins(one.aggregation)} if one.aggregation else {})
+                for one in ledger.listeners
             },
-        )
+            "outputs": {
+                one.name: {
+                    "restored": one.restored,
+                    "written": one.written,
+                    "missed": one.missed,
+                    "delivered": one.delivered,
+                    "rejected": one.rejected,
+                    "spooled": one.spooled,
+                    "waiting": one.waiting,
+                    "dropped": one.dropped,
+                }
+                for one in ledger.outputs
+            },
+        }
 
 
 def _output_state(route: Route) -> OutputState:
     health, attempts = route.flusher.health, route.flusher.delivery.attempts
+    spool = route.config.spool if isinstance(route.config, HttpOutput) else None
     return OutputState(
         name=route.config.name,
         type=route.config.type,
@@ -408,4 +486,5 @@ def _output_state(route: Route) -> OutputState:
         breaker=attempts.breaker.value,
         limit=attempts.limit,
         round_trip=attempts.round_trip,
+        spool_max_bytes=spool.max_bytes if spool is not None else 0,
     )

@@ -1,5 +1,6 @@
 """Signs of life: which threads come round, what each is called, and the line that says how all fares."""
 
+import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -55,6 +56,50 @@ class ThreadNames:
                 Path(f"/proc/self/task/{number}/comm").write_bytes(threads[number].encode()[:15])
         self._known &= threads.keys() | {threading.main_thread().native_id}
         self._known |= threads.keys()
+
+
+class ThreadTimes:
+    """How much processor time each thread has had, from what the kernel says of them. One thread's.
+
+    Those that send for one output are one name. What has ended stays in its name, but for its last second.
+    """
+
+    def __init__(self) -> None:
+        self._ended: dict[str, int] = {}
+        self._running: dict[int, tuple[str, int]] = {}
+
+    def read(self) -> dict[str, int]:
+        """Nanoseconds by name, ``main`` first; empty where the kernel does not tell."""
+        names = {thread.native_id: _family(thread.name) for thread in threading.enumerate()}
+        names[threading.main_thread().native_id] = "main"
+        running = {}
+        with suppress(OSError):
+            for number in map(int, os.listdir("/proc/self/task")):
+                before = self._running.get(number)
+                name = names.get(number) or (before[0] if before else "other")
+                with suppress(OSError):  # it has ended
+                    running[number] = name, _processor_time(number)
+        for number, (name, spent) in self._running.items():
+            now = running.get(number)
+            # A number may be given to another thread.
+            if now is None or now[0] != name or now[1] < spent:
+                self._ended[name] = self._ended.get(name, 0) + spent
+        self._running = running
+        times = {"main": 0, **self._ended} if running else {}
+        for name, spent in running.values():
+            times[name] = times.get(name, 0) + spent
+        return times
+
+
+def _family(name: str) -> str:
+    """``send-influx-2`` is one of ``send-influx``."""
+    return name.rpartition("-")[0] if name.startswith("send-") else name
+
+
+def _processor_time(thread: int) -> int:
+    """Nanoseconds, finer than ``stat`` has it. Format: Documentation/scheduler/sched-stats.rst of Linux."""
+    with open(f"/proc/self/task/{thread}/schedstat", "rb") as file:
+        return int(file.read().split()[0])
 
 
 class StatusLine:

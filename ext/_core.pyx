@@ -13,20 +13,49 @@ from agent.errors import RingError
 
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
-from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals, PyErr_Clear, PyErr_Occurred, PyErr_SetFromErrno
+from cpython.ref cimport PyObject
 from libc.errno cimport EINTR, errno
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset, strerror
+from libc.string cimport memcmp, memcpy, memset, strerror
 
 from c_aggregate cimport *
+from c_book cimport *
+from c_feed cimport *
+from c_formats cimport *
+from c_guard cimport *
 from c_lane cimport *
 from c_line cimport *
+from c_point cimport *
+from c_objects cimport *
+from c_pattern cimport *
+from c_plan cimport *
 from c_ring cimport *
+from c_source cimport *
+from c_stats cimport *
+from c_types cimport *
+from c_watch cimport *
 
 include "alloc.pyx"
+include "pattern.pyx"
 include "waker.pyx"
+include "delays.pyx"
 include "ring.pyx"
+include "rules.pyx"
+include "guard.pyx"
 include "reader.pyx"
+include "formats.pyx"
+include "samples.pyx"
+include "book.pyx"
+include "types.pyx"
 include "aggregate.pyx"
+include "burst.pyx"
+include "source.pyx"
+include "watch.pyx"
 include "lane.pyx"
+include "stream.pyx"
+include "receiver.pyx"
+include "feed.pyx"
+include "objects.pyx"

@@ -12,12 +12,13 @@
 
 #include <float.h>
 
-#include "line.h"
+#include "guard_map.h"
 #include "series.h"
 
 #define AGGREGATE_BURST 128u
 #define AGGREGATE_PERCENTILES 16u
 #define STATSD_WORK_BYTES (8 * SERIES_KEY_MAX + 4096) /* measurement, escaped keys and values of one series */
+#define AGGREGATE_FIELD_MAX 256u /* of a mapped name: what its value is called, escaped */
 #define AGGREGATE_TEXT_MAX 8192u /* canonical text, bytes */
 
 typedef enum { DIALECT_NONE = 0, DIALECT_DOGSTATSD = 1, DIALECT_INFLUXDB = 2, DIALECT_LIBRATO = 4, DIALECT_SIGNALFX = 8, DIALECT_AUTO = 15 } dialect_t;
@@ -66,6 +67,9 @@ static inline uint32_t statsd_canonical(const aggregate_settings_t *settings, ui
                                         uint32_t name_length, const uint8_t *tags, uint32_t tags_length, uint8_t *work,
                                         uint8_t *to, const line_tags_t *agent, uint64_t *present, drop_t *reason);
 
+/* The name in a head, without tags, as it came; `to` has room for the head. Defined in statsd.h. */
+static inline uint32_t statsd_raw_name(const aggregate_settings_t *settings, const uint8_t *head, uint32_t n, uint8_t *to);
+
 static inline uint64_t aggregate_text_hash(const aggregate_t *a, uint8_t type, const uint8_t *text, uint32_t n)
 {
     uint64_t h = series_mix(a->table.seed ^ UINT64_C(0x5851F42D4C957F2D) ^ type, text, n);
@@ -78,45 +82,111 @@ static inline uint32_t aggregate_text_of(aggregate_t *a, const series_t *s, uint
     const uint8_t *key = series_key(s);
     drop_t reason;
     uint32_t n = (uint32_t)s->name_length + s->tags_length;
+    if (s->kind & SERIES_TEXT) {
+        memcpy(to, key, n);
+        return n;
+    }
     memcpy(a->key, key, n); /* a copy with padding behind it */
     return statsd_canonical(a->settings, s->kind & SERIES_TYPE, a->key, s->name_length, a->key + s->name_length,
                             s->tags_length, a->work, to, NULL, NULL, &reason);
 }
 
-/* First sight of these bytes: a new series, or another spelling of a known one. */
-static __attribute__((noinline)) uint32_t aggregate_create(aggregate_t *a, const sample_t *sample, drop_t *reason)
+/* The primary with the canonical text a->text[0], and the tag of its slot. SERIES_NONE if there is none. */
+static inline uint32_t aggregate_primary(aggregate_t *a, uint8_t type, uint32_t n, uint32_t *tag)
 {
-    series_table_t *t = &a->table;
-    uint32_t bytes = sample->name_length + sample->tags_length;
+    series_walk_t walk = {0};
+    uint32_t id;
+    *tag = (uint32_t)(aggregate_text_hash(a, type, a->text[0], n) >> 32);
+    while ((id = series_walk(&a->table.canonical, *tag, &walk)) != SERIES_NONE) {
+        const series_t *s = series_at(&a->table, id);
+        if ((s->kind & SERIES_TYPE) == type && aggregate_text_of(a, s, a->text[1]) == n && memcmp(a->text[0], a->text[1], n) == 0)
+            break;
+    }
+    return id;
+}
+
+/* Another spelling of a series: a short way to it, without which it is found all the same. */
+static inline void aggregate_alias(aggregate_t *a, const sample_t *sample, uint32_t primary, drop_t *reason)
+{
+    uint32_t id = series_add(&a->table, sample->hash, sample->type | SERIES_ALIAS, sample->name, sample->name_length, sample->tags,
+                             sample->tags_length);
+    if (id == SERIES_NONE) {
+        *reason = DROP_SERIES_FULL;
+        return;
+    }
+    series_at(&a->table, id)->value[0].primary = primary;
+    series_at(&a->table, id)->samples[a->epoch] = 1;
+}
+
+/* The series that stands for one that is over a limit, or that rules have changed; found: what it is to be aggregated under.
+ * Its raw bytes become an alias of it, if they come again: those of a series that explodes do not. */
+static inline uint32_t aggregate_create_changed(aggregate_t *a, const sample_t *sample, guard_t *guard, const guarded_t *found,
+                                                drop_t *reason)
+{
+    uint32_t n = found->text_length, tag;
+    if (n > AGGREGATE_TEXT_MAX || n - guard_head_length(found->text, n) > AGGREGATE_FIELD_MAX + 1) {
+        *reason = DROP_KEY_TOO_LONG;
+        return SERIES_NONE;
+    }
+    memcpy(a->text[0], found->text, n + PORT_PADDING);
+    uint32_t primary = aggregate_primary(a, sample->type, n, &tag);
+    if (primary == SERIES_NONE) {
+        uint8_t kind = sample->type | SERIES_TEXT | (found->flags & GUARD_OVERFLOWED ? SERIES_OVERFLOWED : 0) |
+                       (found->flags & GUARD_SHAPED ? SERIES_SHAPED : 0);
+        primary = series_add(&a->table, 0, kind, a->text[0], n, a->text[0] + n, 0);
+        if (primary == SERIES_NONE) {
+            *reason = DROP_SERIES_FULL;
+            return SERIES_NONE;
+        }
+        series_index_put(&a->table.canonical, tag, primary + 1);
+    } else if ((!(found->flags & GUARD_OVERFLOWED) || a->table.aliases < guard->aliases_max) && guard_second_sight(guard, sample->hash)) {
+        drop_t full;
+        aggregate_alias(a, sample, primary, &full);
+    }
+    return primary;
+}
+
+/* First sight of these bytes: a new series, or another spelling of a known one. */
+static __attribute__((noinline)) uint32_t aggregate_create(aggregate_t *a, const sample_t *sample, line_reader_t *reader,
+                                                           line_counts_t *counts, drop_t *reason)
+{
+    uint32_t bytes = sample->name_length + sample->tags_length, tag;
+    uint64_t present = 0;
     if (bytes > SERIES_KEY_MAX) {
         *reason = DROP_KEY_TOO_LONG;
         return SERIES_NONE;
     }
+    guard_t *guard = reader->guard;
     uint32_t n = statsd_canonical(a->settings, sample->type, sample->name, sample->name_length, sample->tags,
-                                  sample->tags_length, a->work, a->text[0], NULL, NULL, reason);
+                                  sample->tags_length, a->work, a->text[0], guard ? reader->tags : NULL, guard ? &present : NULL, reason);
     if (n == 0)
         return SERIES_NONE;
-    uint32_t tag = (uint32_t)(aggregate_text_hash(a, sample->type, a->text[0], n) >> 32), primary;
-    series_walk_t walk = {0};
-    while ((primary = series_walk(&t->canonical, tag, &walk)) != SERIES_NONE) {
-        const series_t *s = series_at(t, primary);
-        if ((s->kind & SERIES_TYPE) == sample->type && aggregate_text_of(a, s, a->text[1]) == n &&
-            memcmp(a->text[0], a->text[1], n) == 0)
-            break;
+    uint32_t primary = aggregate_primary(a, sample->type, n, &tag);
+    if (primary != SERIES_NONE) {
+        aggregate_alias(a, sample, primary, reason);
+        return primary;
     }
-    uint8_t kind = sample->type | (primary != SERIES_NONE ? SERIES_ALIAS : 0);
-    uint32_t id = series_add(t, sample->hash, kind, sample->name, sample->name_length, sample->tags, sample->tags_length);
-    if (id == SERIES_NONE) {
+    if (guard != NULL) {
+        line_t l = {.extra_length = 0};
+        guarded_t found;
+        if (reader->tags->count)
+            line_add_tags(reader, &l, present);
+        uint32_t raw = guard_maps(guard) ? statsd_raw_name(a->settings, sample->name, sample->name_length, a->key) : 0;
+        guard_name_t name = {a->key, raw, reader->listener, (uint8_t)(1u << sample->type)};
+        guard_series(guard, &name, a->text[0], n, reader->tags, l.extra, l.extra_length, &found);
+        *reason = found.reason;
+        if (found.reason != DROP_NONE)
+            return SERIES_NONE;
+        if (found.text != NULL)
+            return aggregate_create_changed(a, sample, guard, &found, reason);
+        counts->observed += (found.flags & GUARD_OBSERVED) != 0;
+    }
+    uint32_t id = series_add(&a->table, sample->hash, sample->type, sample->name, sample->name_length, sample->tags, sample->tags_length);
+    if (id == SERIES_NONE)
         *reason = DROP_SERIES_FULL;
-        return primary; /* an alias is only a short way: without it the series is found all the same */
-    }
-    if (primary == SERIES_NONE) {
-        series_index_put(&t->canonical, tag, id + 1);
-        return id;
-    }
-    series_at(t, id)->value[0].primary = primary;
-    series_at(t, id)->samples[a->epoch] = 1;
-    return primary;
+    else
+        series_index_put(&a->table.canonical, tag, id + 1);
+    return id;
 }
 
 /* Adds to the part of a counter, keeping what is lost to rounding (Neumaier). */
@@ -167,8 +237,8 @@ static inline bool aggregate_update(aggregate_t *a, series_t *s, const sample_t 
     return true;
 }
 
-/* Brings the collected samples into their series. */
-static inline void aggregate_flush(aggregate_t *a, int64_t arrival_ns, line_counts_t *counts)
+/* Brings the collected samples into their series. reader: arrival, and the agent's tags and guard for new ones. */
+static inline void aggregate_flush(aggregate_t *a, line_reader_t *reader, line_counts_t *counts)
 {
     uint32_t n = a->burst_count;
     const series_index_t *x = &a->table.raw;
@@ -200,19 +270,25 @@ static inline void aggregate_flush(aggregate_t *a, int64_t arrival_ns, line_coun
                                                      sample->name_length, sample->tags, sample->tags_length)))
             id = series_find(&a->table, sample->hash, sample->type, sample->name, sample->name_length, sample->tags,
                              sample->tags_length);
-        if (unlikely(id == SERIES_NONE))
-            id = aggregate_create(a, sample, &reason);
+        bool long_way = id == SERIES_NONE;
+        if (unlikely(long_way))
+            id = aggregate_create(a, sample, reader, counts, &reason);
         else if (unlikely(series_at(&a->table, id)->kind & SERIES_ALIAS)) {
             series_t *alias = series_at(&a->table, id);
             alias->samples[a->epoch] = 1;
             id = alias->value[0].primary;
+            long_way = true;
         }
-        if (unlikely(id == SERIES_NONE || !aggregate_update(a, series_at(&a->table, id), sample, arrival_ns))) {
+        if (unlikely(id == SERIES_NONE || !aggregate_update(a, series_at(&a->table, id), sample, reader->arrival_ns))) {
             counts->dropped[reason == DROP_NONE ? DROP_SERIES_FULL : reason]++;
             counts->any_dropped = true;
             continue;
         }
         taken++;
+        if (unlikely(long_way)) {
+            counts->overflowed += (series_at(&a->table, id)->kind & SERIES_OVERFLOWED) != 0;
+            counts->shaped += (series_at(&a->table, id)->kind & SERIES_SHAPED) != 0;
+        }
     }
     counts->accepted += taken;
     counts->aggregated += taken;
@@ -220,10 +296,10 @@ static inline void aggregate_flush(aggregate_t *a, int64_t arrival_ns, line_coun
 }
 
 /* Place for one more sample; the caller fills it and calls aggregate_added. */
-static inline sample_t *aggregate_next(aggregate_t *a, int64_t arrival_ns, line_counts_t *counts)
+static inline sample_t *aggregate_next(aggregate_t *a, line_reader_t *reader, line_counts_t *counts)
 {
     if (a->burst_count == AGGREGATE_BURST)
-        aggregate_flush(a, arrival_ns, counts);
+        aggregate_flush(a, reader, counts);
     return &a->burst[a->burst_count];
 }
 

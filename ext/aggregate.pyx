@@ -62,7 +62,7 @@ cdef class Aggregator:
     cdef list former                    # settings that a lane may still look at
     cdef object ticking
     cdef str separator, dialect
-    cdef uint64_t points, ring_full, expired, value_bytes
+    cdef uint64_t points, ring_full, unrouted, conflicts, expired, value_bytes
 
     def __cinit__(self, uint32_t lanes, *, percentiles=(90.0,), relative_error=0.01, gauge_deltas=True,
                   reset_gauges=False, expire=EXPIRE, interval=10.0, uint32_t max_series=1000000,
@@ -128,11 +128,13 @@ cdef class Aggregator:
         self.coming = Settings(percentiles, relative_error, gauge_deltas, reset_gauges, expire, interval,
                                separator, dialect)
 
-    def tick(self, lanes, rings, int64_t at_ns, *, tags=(), double patience=0.0):
+    def tick(self, lanes, rings, int64_t at_ns, *, tags=(), double patience=0.0,
+             Guard guard=None, uint8_t listener=RING_SEVERAL):
         with self.ticking:
-            return self.tick_alone(list(lanes), list(rings), at_ns, tags, patience)
+            return self.tick_alone(list(lanes), list(rings), at_ns, tags, patience, guard, listener)
 
-    cdef tick_alone(self, list lanes, list rings, int64_t at_ns, object tags, double patience):
+    cdef tick_alone(self, list lanes, list rings, int64_t at_ns, object tags, double patience, Guard guard,
+                    uint8_t listener):
         cdef ticker_t *k = self.ticker
         cdef ring_t *targets[LANE_RINGS]
         cdef lane_command_t command
@@ -149,6 +151,7 @@ cdef class Aggregator:
             for i, ring in enumerate(rings):
                 targets[i] = ring.ring
                 ring_begin(ring.ring)
+                ring_from(ring.ring, listener)
             self.former.append(before)
             for lane in lanes:
                 memset(&command, 0, sizeof(command))
@@ -166,7 +169,8 @@ cdef class Aggregator:
             k.writer = self.writer
             k.at_ns = at_ns
             k.patience_ns = clock_ns(CLOCK_MONOTONIC) + <int64_t>(patience * 1e9)
-            k.points = k.ring_full = k.value_bytes = 0
+            k.points = k.ring_full = k.unrouted = k.conflicts = k.value_bytes = 0
+            self.writer.guard = guard_of(guard, len(rings))
             with nogil:
                 fine = ticker_run(k)
             self.former.remove(before)
@@ -186,6 +190,8 @@ cdef class Aggregator:
                         break
             self.points += k.points
             self.ring_full += k.ring_full
+            self.unrouted += k.unrouted
+            self.conflicts += k.conflicts
             self.value_bytes = 2 * k.value_bytes    # one for each epoch
             if not fine:
                 raise MemoryError()
@@ -205,13 +211,16 @@ cdef class Aggregator:
             "samples": samples,
             "points": self.points,
             "ring_full": self.ring_full,
+            "unrouted": self.unrouted,
+            "conflicts": self.conflicts,
             "expired": self.expired,
             "bytes": size + self.value_bytes,
         }
 
 
 def read_statsd(const uint8_t[::1] data not None, Aggregator aggregator not None, *, object tags=(),
-                int64_t now_ns=0, uint32_t line_bytes_max=65536):
+                int64_t now_ns=0, uint32_t line_bytes_max=65536, object rings=None, Guard guard=None,
+                uint16_t listener=0):
     """Read one datagram into the first table of *aggregator* as a lane does. For tests and tools."""
     cdef uint32_t n = <uint32_t>data.shape[0]
     cdef line_tags_t *extra = tags_of(tags)
@@ -219,8 +228,11 @@ def read_statsd(const uint8_t[::1] data not None, Aggregator aggregator not None
     cdef uint8_t *text = NULL
     cdef line_counts_t counts
     cdef ring_batch_t found
-    cdef Ring ring = large_ring(max(1 << 20, 8 * n), True)
+    cdef Ring ring
+    cdef list targets = [large_ring(max(1 << 20, 8 * n), "lp")] if rings is None else list(rings)
     cdef Py_ssize_t i
+    if len(targets) > <int>LANE_RINGS:
+        raise ValueError("at most 16 rings")
     memset(&counts, 0, sizeof(counts))
     try:
         reader = <line_reader_t *>alloc_aligned(sizeof(line_reader_t))
@@ -231,18 +243,27 @@ def read_statsd(const uint8_t[::1] data not None, Aggregator aggregator not None
         if n:
             memcpy(text, &data[0], n)
         memset(text + n, 0, 2 * PORT_PADDING)
-        reader.rings[0] = ring.ring
-        reader.ring_count = 1
+        for i, ring in enumerate(targets):
+            reader.rings[i] = ring.ring
+            ring_begin(ring.ring)
+        reader.ring_count = <uint32_t>len(targets)
+        reader.listener = listener
+        reader.guard = guard_of(guard, len(targets))
         reader.line_bytes_max = line_bytes_max
         reader.arrival_ns = now_ns
         reader.stamp_ns = now_ns - 1
+        if reader.guard != NULL:
+            guard_begin(reader.guard, now_ns)
         aggregator.readers[0].reader = reader
         with nogil:
             statsd_read(aggregator.readers[0], text, n, &counts)
             statsd_done(aggregator.readers[0], &counts)
-            ring_publish(ring.ring)
+            for i in range(<Py_ssize_t>reader.ring_count):
+                ring_publish(reader.rings[i])
+                ring_count_accepted(reader.rings[i], counts.points)
         body = b""
-        if ring_take(ring.ring, <uint64_t>-1, <uint64_t>-1, True, &found):
+        ring = targets[0]
+        if rings is None and ring_take(ring.ring, <uint64_t>-1, <uint64_t>-1, True, &found):
             body = found.bytes[:found.length]
             ring_free(ring.ring, &found)
     finally:
@@ -256,6 +277,10 @@ def read_statsd(const uint8_t[::1] data not None, Aggregator aggregator not None
         "received": counts.received,
         "accepted": counts.accepted,
         "aggregated": counts.aggregated,
+        "shaped": counts.shaped,
+        "overflowed": counts.overflowed,
+        "coerced": counts.coerced,
+        "fields_rejected": counts.fields_rejected,
         "dropped": {REASONS[i]: counts.dropped[i] for i in range(DROP_REASONS) if counts.dropped[i]},
     }
 

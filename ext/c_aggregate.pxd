@@ -66,6 +66,8 @@ cdef extern from "ticker.h" nogil:
         int64_t patience_ns
         uint64_t points
         uint64_t ring_full
+        uint64_t unrouted
+        uint64_t conflicts
         uint64_t value_bytes
 
     bint series_open(series_table_t *t, uint32_t room_max, uint64_t seed) noexcept

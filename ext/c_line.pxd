@@ -1,6 +1,7 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from c_guard cimport guard_t
 from c_ring cimport ring_t
 
 
@@ -21,20 +22,33 @@ cdef extern from "stats.h" nogil:
         uint64_t rewritten
         uint64_t clamped
         uint64_t aggregated
+        uint64_t points
+        uint64_t shaped
+        uint64_t overflowed
+        uint64_t observed
+        uint64_t coerced
+        uint64_t fields_rejected
         uint64_t *dropped
 
 
 cdef extern from "line.h" nogil:
     enum:
         LINE_TEXT_MAX
+        LINE_TIME_MAX
         LINE_SAMPLE_BYTES
     ctypedef enum line_precision_t:
         LINE_NS
         LINE_US
         LINE_MS
         LINE_S
+        LINE_MINUTES
+        LINE_HOURS
+        LINE_AUTO
     ctypedef struct line_tags_t:
+        uint8_t *text
+        uint32_t length
         uint32_t count
+        uint64_t hash
     ctypedef struct line_sample_t:
         bint ready
         uint16_t listener
@@ -45,6 +59,8 @@ cdef extern from "line.h" nogil:
         const line_tags_t *tags
         ring_t **rings
         uint32_t ring_count
+        uint16_t listener
+        guard_t *guard
         uint32_t line_bytes_max
         line_precision_t precision
         int64_t arrival_ns
@@ -61,3 +77,9 @@ cdef extern from "line_reader.h" nogil:
     void line_read(line_reader_t *c, uint8_t *text, uint32_t n, line_counts_t *counts) noexcept
     uint64_t line_count(const uint8_t *p, uint64_t n) noexcept
     uint64_t line_offset(const uint8_t *p, uint64_t n, uint64_t lines) noexcept
+
+
+cdef extern from "merge.h" nogil:
+    uint64_t merge_room(uint64_t n) noexcept
+    bint merge_lines_c "merge_lines"(const uint8_t *p, uint64_t n, bint nudge, uint8_t *to, uint64_t *length,
+                                     uint64_t *lines) noexcept

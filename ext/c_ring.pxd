@@ -5,6 +5,7 @@ cdef extern from "port.h" nogil:
     ctypedef struct counter_t:
         pass
     uint64_t counter_get(const counter_t *c) noexcept
+    void counter_add(counter_t *c, uint64_t n) noexcept
     enum:
         CACHE_LINE
         PORT_PADDING
@@ -21,21 +22,30 @@ cdef extern from "ring.h" nogil:
         RING_SLOTS
         RING_OUT_MAX
         RING_BOOT_BYTES
+        RING_SEVERAL
+
+    ctypedef enum ring_encoding_t:
+        RING_LP
+        RING_LP_SIGNED
+        RING_PB
 
     ctypedef struct ring_t:
         uint64_t capacity
         uint8_t *data
         int wake_fd
-        bint unsigned_ok
+        ring_encoding_t encoding
         sum_lanes_fn sum
         uint32_t slot_bytes_max   # atomic; Cython stores it with sequential consistency
         uint32_t slot_metrics_max
         uint64_t position
         uint64_t taken_metrics
         uint64_t taken_bytes
+        uint64_t offered
         counter_t accepted
         counter_t written
         counter_t missed
+        counter_t filtered
+        counter_t left_out
         counter_t written_bytes
         counter_t restarts
         counter_t published_metrics
@@ -48,17 +58,24 @@ cdef extern from "ring.h" nogil:
     ctypedef struct ring_batch_t:
         const uint8_t *bytes
         uint64_t length
+        uint64_t begin
         uint64_t end
         uint32_t metrics
         int64_t oldest_ns
+        bint marked
 
     int ring_open(ring_t *r, int fd, uint64_t capacity, const uint8_t *boot_id, int64_t created_ns) noexcept
     void ring_close(ring_t *r) noexcept
+    void ring_populate(ring_t *r, uint64_t n) noexcept
     uint8_t *ring_reserve(ring_t *r, uint64_t n) noexcept
     void ring_commit(ring_t *r, uint64_t n, uint32_t metrics, int64_t arrival_ns) noexcept
+    void ring_mark(ring_t *r) noexcept
     void ring_publish(ring_t *r) noexcept
     void ring_notify(ring_t *r) noexcept
     void ring_begin(ring_t *r) noexcept
+    void ring_from(ring_t *r, uint8_t listener) noexcept
+    uint64_t ring_young_of(const ring_t *r, uint64_t begin, uint64_t end, int64_t since_ns) noexcept
+    uint64_t ring_young(const ring_t *r, int64_t since_ns) noexcept
     bint ring_take(ring_t *r, uint64_t bytes_max, uint64_t metrics_max, bint partial,
                    ring_batch_t *batch) noexcept
     void ring_free(ring_t *r, const ring_batch_t *batch) noexcept

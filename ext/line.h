@@ -20,7 +20,9 @@
 #define LINE_TAGS_MAX 64u      /* agent tags */
 #define LINE_TAGS_TEXT_MAX 65536u /* bytes of all agent tags together */
 #define LINE_KEYS_FAST 64u     /* tags, and fields, that the fast path takes; the general one takes any number */
+#ifndef LINE_WINDOW /* tests have smaller ones */
 #define LINE_WINDOW 16384u     /* bytes indexed at a time: text and index stay in the first-level cache */
+#endif
 #define LINE_KEY_BYTES 65535u  /* InfluxDB's limit of series key + 4 + field key */
 /* InfluxDB 1 and 2 hold the places of a line's tags in a list that starts with 100 and is doubled one tag too late:
  * a line of exactly 100, 200, 400 … tags makes the server fail, and with it every line of the batch. */
@@ -29,15 +31,26 @@
 #define LINE_TIME_MAX (INT64_MAX - 1)
 #define LINE_TEXT_MAX 65536u     /* default limit of a line, bytes */
 #define LINE_SAMPLE_BYTES 256u
+#define LINE_LATE_MAX (8u << 20) /* bytes of lines that wait for room; one read becomes a small part of it */
 
-/* Precision of timestamps without a unit: how many decimal zeros make nanoseconds of it. */
-typedef enum { LINE_NS = 0, LINE_US = 3, LINE_MS = 6, LINE_S = 9 } line_precision_t;
+/* Precision of timestamps without a unit: how many decimal zeros make nanoseconds of it. Minutes and hours are no powers
+ * of ten, and LINE_AUTO is guessed for each timestamp; only the general path knows them. */
+typedef enum {
+    LINE_NS = 0,
+    LINE_US = 3,
+    LINE_MS = 6,
+    LINE_S = 9,
+    LINE_MINUTES = 20,
+    LINE_HOURS,
+    LINE_AUTO,
+} line_precision_t;
 
 /* Agent tags, ready to be appended: text holds ",key=value" for each, one behind the other. */
 typedef struct {
     uint8_t *text; /* owned, PORT_PADDING readable behind it */
     uint32_t length;
     uint32_t count;
+    uint64_t hash; /* of text, seeded: tells apart what is added to one head; 0 without tags */
     struct {
         line_key_t key; /* inside text */
         uint32_t start, end; /* of ",key=value" in text */
@@ -58,6 +71,10 @@ typedef struct {
     uint32_t time_length;
     uint32_t time_zeros; /* to be written behind the digits */
     uint32_t clamped;    /* fields cut in fields_signed */
+    /* Positions in mark_base of the marks `,` `=` SPACE of series and fields, one after the other, if there are no others and
+     * all values are numbers or booleans (line_fast.h); else NULL. */
+    const uint32_t *marks;
+    const uint8_t *mark_base;
     bool joined;         /* series, SPACE and fields (and SPACE and time) stand in the text as they are to be written */
     bool rewritten;
 } line_t;
@@ -70,6 +87,24 @@ typedef struct {
     uint32_t length;
     uint8_t text[LINE_SAMPLE_BYTES];
 } line_sample_t;
+
+/* A malformed line for whoever sent it. */
+typedef struct {
+    uint64_t number; /* from 1, of the lines that are neither blank nor a comment */
+    int16_t reason;
+    uint32_t length;
+    uint8_t text[LINE_SAMPLE_BYTES];
+} line_error_t;
+
+typedef struct {
+    line_error_t *list; /* owned by the caller, room for max */
+    uint32_t count, max;
+} line_errors_t;
+/* Lines that no ring had room for, as canonical text, for a reader that can wait. */
+typedef struct {
+    uint8_t *text; /* owned, PORT_PADDING behind `room` */
+    uint32_t length, room;
+} line_late_t;
 
 /* Tests compare the two paths: with PENSTOCK_TEST a reader can be told to take the general one always. */
 #ifdef PENSTOCK_TEST
@@ -84,6 +119,7 @@ typedef struct {
     const line_tags_t *tags; /* owned by the lane */
     ring_t *rings[16];       /* borrowed from their Ring objects */
     uint32_t ring_count;
+    struct guard *guard;     /* borrowed; NULL: every line is for every ring (guard.h) */
     uint32_t line_bytes_max;
     line_precision_t precision;
     uint16_t listener;
@@ -92,14 +128,20 @@ typedef struct {
     uint32_t stamp_length;
     uint8_t stamp[20 + PORT_PADDING]; /* stamp_ns as text */
     line_sample_t *sample;            /* may be NULL */
+    line_errors_t *errors;            /* borrowed; NULL where nobody wants to know */
+    line_late_t *late;                /* borrowed; NULL: what no ring has room for is dropped */
+    _Atomic uint64_t *lent;           /* borrowed: where a byte inside of a datagram is noted, see port_lend; NULL: nowhere */
+    const uint8_t *lent_base;
 #ifdef PENSTOCK_TEST
     bool general_only;
 #endif
 
+    uint32_t marks; /* that the last line had; at least 1 */
     uint32_t index[LINE_WINDOW + SCAN_SLACK];
     uint8_t *scratch; /* owned: where the general path builds lines */
     size_t scratch_bytes;
     line_set_t keys; /* owned: tags, then fields, of a line in the general path */
+    struct point *point; /* owned: a line as samples (point.h); NULL until a ring wants that */
     uint8_t time_text[20 + PORT_PADDING];
     uint8_t extra[LINE_TAGS_TEXT_MAX + PORT_PADDING]; /* agent tags that a line lacks, where it has some of them */
 } line_reader_t;
@@ -120,15 +162,22 @@ static inline void line_stamp_next(line_reader_t *c)
     c->stamp_length = (uint32_t)num_write_i64(c->stamp, c->stamp_ns);
 }
 
+/* Has the next stamp come behind this one, as if it had been the last. */
+static inline void line_stamp_after(line_reader_t *c, int64_t stamp_ns)
+{
+    c->stamp_ns = stamp_ns;
+    c->stamp_length = (uint32_t)num_write_i64(c->stamp, stamp_ns);
+}
+
 /* Bytes that the line takes in a ring. A stamp has to be given before. */
-static inline uint32_t line_bytes(const line_reader_t *c, const line_t *l, bool unsigned_ok)
+static inline uint32_t line_bytes(const line_reader_t *c, const line_t *l, ring_encoding_t encoding)
 {
     uint32_t time = l->time ? l->time_length + l->time_zeros : c->stamp_length;
-    return l->series_length + l->extra_length + (unsigned_ok ? l->fields_length : l->fields_signed_length) + time + 3;
+    return l->series_length + l->extra_length + (encoding == RING_LP ? l->fields_length : l->fields_signed_length) + time + 3;
 }
 
 /* Writes the line's bytes at `to`, which has room for line_bytes and PORT_PADDING. */
-static inline void line_put(const line_reader_t *c, const line_t *l, bool unsigned_ok, uint8_t *to)
+static inline void line_put(const line_reader_t *c, const line_t *l, ring_encoding_t encoding, uint8_t *to)
 {
     if (l->joined && l->extra_length == 0) {
         uint32_t n = l->series_length + 1 + l->fields_length;
@@ -148,8 +197,8 @@ static inline void line_put(const line_reader_t *c, const line_t *l, bool unsign
             to += l->extra_length;
         }
         *to++ = ' ';
-        uint32_t n = unsigned_ok ? l->fields_length : l->fields_signed_length;
-        port_copy(to, unsigned_ok ? l->fields : l->fields_signed, n);
+        uint32_t n = encoding == RING_LP ? l->fields_length : l->fields_signed_length;
+        port_copy(to, encoding == RING_LP ? l->fields : l->fields_signed, n);
         to += n;
     }
     *to++ = ' ';
@@ -200,63 +249,6 @@ static inline void line_add_tags(line_reader_t *c, line_t *l, uint64_t present)
             memcpy(c->extra + l->extra_length, tags->text + tags->tag[i].start, n);
             l->extra_length += n;
         }
-}
-
-/* Writes an accepted line into every ring that has room. */
-static inline void line_emit(line_reader_t *c, const line_t *l, line_counts_t *counts)
-{
-    if (l->time == NULL)
-        line_stamp_next(c);
-    uint32_t taken = 0, full = 0, clamped = 0;
-    bool rewritten = l->rewritten;
-    for (uint32_t i = 0; i < c->ring_count; i++) {
-        ring_t *r = c->rings[i];
-        uint32_t n = line_bytes(c, l, r->unsigned_ok);
-        uint8_t *to = ring_reserve(r, n);
-        if (unlikely(to == NULL)) {
-            full |= 1u << i;
-            continue;
-        }
-        line_put(c, l, r->unsigned_ok, to);
-        ring_commit(r, n, 1, c->arrival_ns);
-        taken++;
-        if (!r->unsigned_ok && l->fields_signed != l->fields) {
-            rewritten = true;
-            clamped = l->clamped;
-        }
-    }
-    if (unlikely(full) && taken)
-        for (uint32_t i = 0; i < c->ring_count; i++)
-            if (full >> i & 1)
-                counter_add(&c->rings[i]->missed, 1);
-    if (unlikely(taken == 0)) {
-        counts->dropped[DROP_RING_FULL]++;
-        counts->any_dropped = true;
-        return;
-    }
-    counts->accepted++;
-    counts->points++;
-    counts->rewritten += rewritten;
-    counts->clamped += clamped;
-}
-
-/* Keeps a malformed line for the log, if the last one has been fetched. */
-static inline void line_keep_sample(line_reader_t *c, const uint8_t *p, uint64_t n, drop_t reason)
-{
-    line_sample_t *sample = c->sample;
-    if (sample == NULL || atomic_load_explicit(&sample->ready, memory_order_acquire))
-        return;
-    sample->length = (uint32_t)(n < LINE_SAMPLE_BYTES ? n : LINE_SAMPLE_BYTES);
-    sample->listener = c->listener;
-    sample->reason = (int16_t)reason;
-    memcpy(sample->text, p, sample->length);
-    atomic_store_explicit(&sample->ready, true, memory_order_release);
-}
-
-static inline void line_drop(line_counts_t *counts, drop_t reason, uint64_t lines)
-{
-    counts->dropped[reason] += lines;
-    counts->any_dropped = true;
 }
 
 #endif

@@ -163,12 +163,30 @@ static inline drop_t line_read_fields(line_reader_t *c, line_text_t t, uint32_t 
 
 /* ---- time ---- */
 
+/* Nanoseconds in one unit of a timestamp. LINE_AUTO goes by its size, as InfluxDB 3 does: what would be within 5 s of 1970
+ * in nanoseconds is taken for seconds, within 5,000 s for milliseconds, within 5,000,000 s for microseconds. */
+static inline int64_t line_unit_ns(line_precision_t precision, int64_t value)
+{
+    static const int64_t units[LINE_AUTO] = {
+        [LINE_NS] = 1,
+        [LINE_US] = 1000,
+        [LINE_MS] = 1000000,
+        [LINE_S] = 1000000000,
+        [LINE_MINUTES] = INT64_C(60000000000),
+        [LINE_HOURS] = INT64_C(3600000000000),
+    };
+    if (precision != LINE_AUTO)
+        return units[precision];
+    int64_t seconds = value / 1000000000;
+    uint64_t size = seconds < 0 ? (uint64_t)-seconds : (uint64_t)seconds;
+    return size < 5 ? units[LINE_S] : size < 5000 ? units[LINE_MS] : size < 5000000 ? units[LINE_US] : 1;
+}
+
 /* The timestamp, if there is one, and the line's end. The text in nanoseconds goes to c->time_text; *value is the
  * number as it came, *there whether it came. A number that is out of range sets *out_of_range. */
 static inline drop_t line_read_time(line_reader_t *c, line_text_t t, uint32_t *at, line_t *l, int64_t *value, bool *there,
                                     bool *out_of_range)
 {
-    static const int64_t units[10] = {[LINE_NS] = 1, [LINE_US] = 1000, [LINE_MS] = 1000000, [LINE_S] = 1000000000};
     uint32_t start = line_skip_blanks(t, *at), end = start;
     while (!line_separates(t, end) && !line_ends(t, end))
         end++;
@@ -181,7 +199,8 @@ static inline drop_t line_read_time(line_reader_t *c, line_text_t t, uint32_t *a
         if (n == negative || !num_all_digits(t.p + start + negative, n - negative))
             return DROP_TIMESTAMP;
         int64_t ns = 0;
-        *out_of_range = !num_read_i64(t.p + start, n, value) || __builtin_mul_overflow(*value, units[c->precision], &ns) ||
+        *out_of_range = !num_read_i64(t.p + start, n, value) ||
+                        __builtin_mul_overflow(*value, line_unit_ns(c->precision, *value), &ns) ||
                         ns < LINE_TIME_MIN || ns > LINE_TIME_MAX;
         l->time = c->time_text;
         l->time_length = (uint32_t)num_write_i64(c->time_text, ns);
@@ -251,6 +270,7 @@ static inline drop_t line_take_apart(line_reader_t *c, line_text_t t, line_t *l,
     uint32_t at = 0, key_longest = 0;
     bool even_space = false, out_of_range = false;
     l->joined = false;
+    l->marks = NULL;
     l->extra_length = 0;
     l->extra = c->tags->text;
     drop_t reason = line_read_head(c, t, &at, c->scratch, l, &even_space);

@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "line_body.h"
+#include "line_emit.h"
 #include "line_general.h"
 
 /* ---- agent tags ---- */
@@ -58,6 +59,8 @@ static inline void line_reader_close(line_reader_t *c)
     c->scratch = NULL;
     c->scratch_bytes = 0;
     line_set_free(&c->keys);
+    point_free(c->point);
+    c->point = NULL;
 }
 
 /* c: zeroed. tags: borrowed. */
@@ -66,6 +69,7 @@ static inline void line_reader_open(line_reader_t *c, scan_index_fn scan, const 
     c->scan = scan;
     c->tags = tags;
     c->line_bytes_max = LINE_TEXT_MAX;
+    c->marks = 1;
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     c->keys.seed = ((uint64_t)now.tv_nsec * UINT64_C(0x9E3779B97F4A7C15)) ^ (uint64_t)(uintptr_t)c;
@@ -88,18 +92,21 @@ static __attribute__((noinline)) uint32_t line_read_general(line_reader_t *c, co
         line_emit(c, &l, counts);
         return taken;
     }
-    line_drop(counts, reason, 1);
-    line_keep_sample(c, p, taken, reason);
+    line_refuse(c, p, taken, reason, counts);
     return taken;
 }
 
-/* Reads lines from text[at] on, LINE_WINDOW bytes at most; returns where to go on. text[n] is a LF. */
-static inline uint32_t line_read_window(line_reader_t *c, uint8_t *text, uint32_t at, uint32_t n, line_counts_t *counts)
+/* Reads lines from text[at] on, LINE_WINDOW bytes at most; returns where to go on. text[n] is a LF. guarded, typed (constants):
+ * whether there is a guard, and whether it keeps types; nothing is to be seen of what there is not. */
+static inline __attribute__((always_inline)) uint32_t line_read_window(line_reader_t *c, uint8_t *text, uint32_t at, uint32_t n,
+                                                                       bool guarded, bool typed, line_counts_t *counts)
 {
     uint8_t *b = text + at;
     uint32_t bytes = n - at < LINE_WINDOW ? n - at : LINE_WINDOW;
     bool last = at + bytes == n;
     uint8_t behind = b[bytes];
+    if (!last && c->lent != NULL)
+        port_lend(c->lent, c->lent_base, b + bytes);
     b[bytes] = '\n';
     uint32_t count = c->scan(b, bytes, c->index);
     c->index[count] = bytes; /* the LF that ends the walk; several, since the walk may look ahead */
@@ -115,7 +122,8 @@ static inline uint32_t line_read_window(line_reader_t *c, uint8_t *text, uint32_
         whole = k > 0 ? c->index[k - 1] : 0;
     }
     uint32_t start = 0;
-    line_t l;
+    line_t l = {0};
+    line_head_t head = LINE_NO_HEAD, ahead = LINE_NO_HEAD; /* of this line, and of the next one */
     while (start < bytes && (start <= whole || start == 0)) {
         if (unlikely(b[start] == '\n')) {
             start++;
@@ -123,12 +131,32 @@ static inline uint32_t line_read_window(line_reader_t *c, uint8_t *text, uint32_
             continue;
         }
         uint32_t end;
-        const uint32_t *next = LINE_FAST(c) ? line_fast(c, b, start, mark, &l, &end) : NULL;
+        if (guarded && unlikely(head.start != start)) {
+            head = line_head_find(c, b, start, mark);
+            ahead = line_head_guess(c, b, mark, c->marks, marks_end);
+        }
+        line_sight_t sight = {0};
+        const uint32_t *next = typed && LINE_FAST(c) ? line_known(c, b, start, mark, &l, &end, &head, &sight) : NULL;
+        bool known = typed && likely(next != NULL);
+        if (!known && LINE_FAST(c))
+            next = line_fast(c, b, start, mark, &l, &end, guarded ? &head : NULL, &sight, typed);
         if (likely(next != NULL && (end < bytes || last))) {
             counts->received++;
-            line_emit(c, &l, counts);
             start = end + 1;
-            mark = next;
+            if (guarded) {
+                line_head_t found = head;
+                c->marks = (uint32_t)(next - mark);
+                head = likely(ahead.start == start) ? ahead : line_head_find(c, b, start, next);
+                ahead = line_head_guess(c, b, next, c->marks, marks_end); /* its slot comes while two lines are read */
+                mark = next;
+                if (unlikely(!line_emit_hashed(c, &l, &found, &sight, known, counts))) {
+                    head.way = slots_way(&c->guard->slots, head.way.hash);
+                    ahead.way = slots_way(&c->guard->slots, ahead.way.hash);
+                }
+            } else {
+                mark = next;
+                line_emit(c, &l, counts);
+            }
             continue;
         }
         b[bytes] = behind;
@@ -141,18 +169,39 @@ static inline uint32_t line_read_window(line_reader_t *c, uint8_t *text, uint32_
     return at + start;
 }
 
+/* The kinds of windows, each by itself: what is in one costs the others nothing. */
+static __attribute__((noinline)) uint32_t line_read_plain(line_reader_t *c, uint8_t *text, uint32_t at, uint32_t n, line_counts_t *counts)
+{
+    return line_read_window(c, text, at, n, false, false, counts);
+}
+
+static __attribute__((noinline)) uint32_t line_read_guarded(line_reader_t *c, uint8_t *text, uint32_t at, uint32_t n, line_counts_t *counts)
+{
+    return line_read_window(c, text, at, n, true, false, counts);
+}
+
+static __attribute__((noinline)) uint32_t line_read_typed(line_reader_t *c, uint8_t *text, uint32_t at, uint32_t n, line_counts_t *counts)
+{
+    return line_read_window(c, text, at, n, true, true, counts);
+}
+
 /* Reads text[0..n). The byte at text[n] is borrowed (overwritten and put back), and PORT_PADDING more are readable. */
 static inline void line_read(line_reader_t *c, uint8_t *text, uint32_t n, line_counts_t *counts)
 {
     uint8_t behind = text[n];
     text[n] = '\n';
     for (uint32_t at = 0; at < n;)
-        at = line_read_window(c, text, at, n, counts);
+        if (c->guard == NULL)
+            at = line_read_plain(c, text, at, n, counts);
+        else if (c->guard->types == NULL)
+            at = line_read_guarded(c, text, at, n, counts);
+        else
+            at = line_read_typed(c, text, at, n, counts);
     text[n] = behind;
 }
 
-/* Counts the lines of a datagram that is over the limit. It is never read, so quotes do not matter. */
-static inline void line_drop_datagram(line_reader_t *c, const uint8_t *text, uint32_t n, line_counts_t *counts)
+/* Drops the lines of a datagram that is never read, so quotes do not matter. */
+static inline void line_drop_unread(const uint8_t *text, uint32_t n, drop_t reason, line_counts_t *counts)
 {
     uint64_t lines = 0;
     const uint8_t *p = text, *end = text + n;
@@ -164,7 +213,13 @@ static inline void line_drop_datagram(line_reader_t *c, const uint8_t *text, uin
     }
     lines += lines == 0; /* whatever it held, something was lost */
     counts->received += lines;
-    line_drop(counts, DROP_DATAGRAM_TOO_LARGE, lines);
+    line_drop(counts, reason, lines);
+}
+
+/* The same for one that is over the limit. */
+static inline void line_drop_datagram(line_reader_t *c, const uint8_t *text, uint32_t n, line_counts_t *counts)
+{
+    line_drop_unread(text, n, DROP_DATAGRAM_TOO_LARGE, counts);
     line_keep_sample(c, text, n, DROP_DATAGRAM_TOO_LARGE);
 }
 

@@ -88,62 +88,113 @@ static inline drop_t line_walk_name(line_text_t t, uint32_t *at, line_name_t kin
     return DROP_NONE;
 }
 
-/* ---- where a dropped line ends ---- */
+/* ---- where a line ends ---- */
 
-/* Skips to an unescaped byte of a key's end; false if the line or the field ends before an `=`. */
-static inline bool line_skip_key(line_text_t t, uint32_t *at)
+#define LINE_OPEN UINT32_MAX /* not known yet */
+
+/* How far the search for a line's end has come: in which part of the line it is. */
+typedef enum { LINE_AT_START, LINE_AT_KEY, LINE_AT_VALUE, LINE_IN_STRING, LINE_IN_PLAIN, LINE_BEHIND_VALUE, LINE_IN_REST } line_part_t;
+
+/* All zero at the start of a line. */
+typedef struct {
+    uint32_t at;    /* what is before has been looked at */
+    uint32_t first; /* the first LF, once the part is not LINE_AT_START */
+    line_part_t part;
+} line_end_t;
+
+/* Leaves the head of a line, which has no LF. False if nothing but the first LF can be its end. */
+static inline bool line_end_head(line_end_t *e, const uint8_t *p, uint32_t first)
 {
-    uint32_t i = *at;
-    while (t.p[i] != '=') {
-        if (line_ends(t, i) || t.p[i] == ',' || line_separates(t, i))
+    line_text_t t = {p, first};
+    uint32_t at = line_skip_blanks(t, 0);
+    if (p[at] == '#' || memchr(p + at, '"', first - at) == NULL)
+        return false;
+    for (; !line_separates(t, at); at += p[at] == '\\' && line_escapable(p[at + 1]) ? 2 : 1)
+        if (at >= first)
             return false;
-        i += t.p[i] == '\\' && line_escapable(t.p[i + 1]) ? 2 : 1;
-    }
-    *at = i;
+    e->first = first;
+    e->at = line_skip_blanks(t, at);
+    e->part = LINE_AT_KEY;
     return true;
 }
 
-/* The LF that ends a line that is dropped.
+/* Looks on for the end of the line that p[0..n) begins with: its LF, or n where the text ends, or LINE_OPEN if that
+ * depends on what comes behind, unless `last`: then nothing comes. Goes on where the call before stopped, which saw a
+ * beginning of the same text; so each byte is looked at once.
  *
- * That is the first one, so that an unterminated quote never costs the lines behind it. Only where the line has
- * the plain shape of head, fields and rest, with each string closed and followed by a comma, a separator or the
- * line's end, does it end behind its strings: a number out of range in one field must not turn the inside of
- * another, which anybody may have written, into lines of its own. */
+ * A line ends at its first LF, so that an unterminated quote never costs the lines behind it. Only where it has the
+ * plain shape of head, fields and rest, with each string closed and followed by a comma, a separator or the line's end,
+ * does it end behind its strings: what stands inside of them, which anybody may have written, never becomes a line of
+ * its own, not even where another field is malformed. */
+static inline uint32_t line_end_find(line_end_t *e, const uint8_t *p, uint32_t n, bool last)
+{
+    if (e->part == LINE_AT_START) {
+        const uint8_t *lf = memchr(p + e->at, '\n', n - e->at);
+        if (lf == NULL && !last) {
+            e->at = n;
+            return LINE_OPEN;
+        }
+        uint32_t first = lf ? (uint32_t)(lf - p) : n;
+        if (!line_end_head(e, p, first))
+            return first;
+    }
+    for (; e->at < n; e->at++) {
+        uint8_t byte = p[e->at];
+        bool known = e->at + 1 < n; /* the byte behind it */
+        uint8_t next = known ? p[e->at + 1] : '\n';
+        if (!known && !last && (byte == '\\' || byte == '\r'))
+            return LINE_OPEN;
+        bool ends = byte == '\n' || (byte == '\r' && next == '\n'), separates = byte == ' ' || byte == '\t';
+        if (e->part == LINE_AT_VALUE) {
+            e->part = byte == '"' ? LINE_IN_STRING : LINE_IN_PLAIN;
+            if (byte == '"')
+                continue;
+        }
+        switch (e->part) {
+        case LINE_AT_KEY:
+            if (byte == '=')
+                e->part = LINE_AT_VALUE;
+            else if (byte == ',' || separates || ends)
+                return e->first;
+            else if (byte == '\\' && line_escapable(next))
+                e->at++;
+            break;
+        case LINE_IN_STRING:
+            if (byte == '\\')
+                e->at++;
+            else if (byte == '"')
+                e->part = LINE_BEHIND_VALUE;
+            break;
+        case LINE_IN_PLAIN:
+            if (byte == '"')
+                return e->first;
+            if (byte != ',' && !separates && !ends)
+                break;
+            /* fall through */
+        case LINE_BEHIND_VALUE:
+            if (byte != ',' && !separates && !ends)
+                return e->first;
+            e->part = byte == ',' ? LINE_AT_KEY : LINE_IN_REST;
+            if (byte == '\n')
+                return e->at;
+            break;
+        default: /* LINE_IN_REST */
+            if (byte == '\n')
+                return e->at;
+            if (byte == '"' || byte == '=')
+                return e->first;
+        }
+    }
+    if (!last)
+        return LINE_OPEN;
+    return e->part == LINE_AT_KEY || e->part == LINE_IN_STRING ? e->first : n;
+}
+
+/* The LF that ends a line that is dropped. */
 static inline uint32_t line_dropped_end(line_text_t t)
 {
-    uint32_t first = line_feed(t, 0), at = 0;
-    while (!line_separates(t, at)) {
-        if (at >= first)
-            return first;
-        at += t.p[at] == '\\' && line_escapable(t.p[at + 1]) ? 2 : 1;
-    }
-    at = line_skip_blanks(t, at);
-    for (;; at++) {
-        if (!line_skip_key(t, &at))
-            return first;
-        at++;
-        if (t.p[at] == '"') {
-            at++;
-            while (at < t.n && t.p[at] != '"')
-                at += t.p[at] == '\\' ? 2 : 1;
-            if (at >= t.n)
-                return first;
-            at++;
-        } else {
-            for (; !line_ends(t, at) && t.p[at] != ',' && !line_separates(t, at); at++)
-                if (t.p[at] == '"')
-                    return first;
-        }
-        if (t.p[at] != ',')
-            break;
-    }
-    if (!line_ends(t, at) && !line_separates(t, at))
-        return first;
-    uint32_t end = line_feed(t, at);
-    for (; at < end; at++)
-        if (t.p[at] == '"' || t.p[at] == '=')
-            return first;
-    return end;
+    line_end_t e = {0};
+    return line_end_find(&e, t.p, t.n, true);
 }
 
 #endif

@@ -1,11 +1,13 @@
 /* Numbers as text: checking, reading and writing them.
  *
- * Field values are passed on as the client wrote them, so floats are only checked (form and range), never
- * converted and printed again. Integers and timestamps are read, since their range has to be checked.
+ * Into line protocol field values are passed on as the client wrote them, so floats are only checked there (form and
+ * range), never converted and printed again. Integers and timestamps are read, since their range has to be checked.
+ * What is written as a double is read by num_read_double, correctly rounded.
  */
 #ifndef PENSTOCK_NUM_H
 #define PENSTOCK_NUM_H
 
+#include <locale.h>
 #include <stdlib.h>
 
 #include "port.h"
@@ -48,7 +50,14 @@ static inline bool num_read_u64(const uint8_t *p, size_t n, uint64_t *value)
     if (n == 0 || n > 20)
         return false;
     uint64_t v = 0;
-    for (size_t i = 0; i < n; i++) {
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) { /* twice at most */
+        uint64_t eight = port_load64(p + i);
+        if (num_nondigits8(eight))
+            return false;
+        v = v * 100000000 + num_digits8(eight);
+    }
+    for (; i < n; i++) {
         uint64_t d = (uint64_t)p[i] - '0';
         if (d > 9)
             return false;
@@ -79,24 +88,38 @@ static const char num_pairs[] =
     "50515253545556575859606162636465666768697071727374"
     "75767778798081828384858687888990919293949596979899";
 
+#define NUM_TENS 20
+
+static const uint64_t num_tens[NUM_TENS] = {
+    UINT64_C(1), UINT64_C(10), UINT64_C(100), UINT64_C(1000), UINT64_C(10000), UINT64_C(100000), UINT64_C(1000000),
+    UINT64_C(10000000), UINT64_C(100000000), UINT64_C(1000000000), UINT64_C(10000000000), UINT64_C(100000000000),
+    UINT64_C(1000000000000), UINT64_C(10000000000000), UINT64_C(100000000000000), UINT64_C(1000000000000000),
+    UINT64_C(10000000000000000), UINT64_C(100000000000000000), UINT64_C(1000000000000000000),
+    UINT64_C(10000000000000000000),
+};
+
+/* Decimal digits of v: 1 to 20. */
+static inline uint32_t num_digits(uint64_t v)
+{
+    uint32_t digits = (uint32_t)(64 - __builtin_clzll(v | 1)) * 1233 >> 12;
+    return digits + ((v | 1) >= num_tens[digits]);
+}
+
 /* Writes v in decimal, no leading zeros; returns the number of bytes (1 to 20). */
 static inline size_t num_write_u64(uint8_t *to, uint64_t v)
 {
-    uint8_t text[20];
-    size_t at = sizeof text;
+    uint32_t n = num_digits(v);
+    uint8_t *at = to + n;
     while (v >= 100) {
         at -= 2;
-        memcpy(text + at, num_pairs + 2 * (v % 100), 2);
+        memcpy(at, num_pairs + 2 * (v % 100), 2);
         v /= 100;
     }
-    if (v >= 10) {
-        at -= 2;
-        memcpy(text + at, num_pairs + 2 * v, 2);
-    } else {
-        text[--at] = (uint8_t)('0' + v);
-    }
-    memcpy(to, text + at, sizeof text - at);
-    return sizeof text - at;
+    if (v >= 10)
+        memcpy(to, num_pairs + 2 * v, 2);
+    else
+        *to = (uint8_t)('0' + v);
+    return n;
 }
 
 /* Writes v in decimal; returns the number of bytes (1 to 20). */
@@ -197,6 +220,152 @@ static inline num_float_t num_check_float(const uint8_t *p, size_t n)
     if ((exponent || whole > 300) && !num_is_finite(p, n))
         return NUM_BAD;
     return point && (whole == 0 || part == 0) ? NUM_BARE_DOT : NUM_PLAIN;
+}
+
+/* ---- text to double ---- */
+
+/* Powers of ten that are doubles. */
+static const double num_exact_tens[23] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
+                                          1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+
+/* 2^exponent; -1022 <= exponent <= 1023. */
+static inline double num_two_to(int exponent)
+{
+    uint64_t bits = (uint64_t)(1023 + exponent) << 52;
+    double v;
+    memcpy(&v, &bits, sizeof v);
+    return v;
+}
+
+/* The double nearest to w * 10^e, ties to even. False where that takes more than 128 bits to say.
+ *
+ * Where w and the power of ten are doubles, one operation rounds once. Else the product or the quotient is made in whole
+ * numbers, 64 bits of it and whether anything is behind them; the conversion of these rounds once, and the scaling by a
+ * power of two not at all. */
+static inline bool num_scale(uint64_t w, int64_t e, double *value)
+{
+    if (w >> 53 == 0 && e >= -22 && e <= 22) {
+        *value = e < 0 ? (double)w / num_exact_tens[-e] : (double)w * num_exact_tens[e];
+        return true;
+    }
+    if (w == 0) {
+        *value = 0;
+        return true;
+    }
+    if (e <= -NUM_TENS || e >= NUM_TENS)
+        return false;
+    if (e < 0) {
+        uint64_t ten = num_tens[-e];
+        int up = __builtin_clzll(w), ten_up = __builtin_clzll(ten);
+        __uint128_t over = (__uint128_t)(w << up) << 63;
+        uint64_t below = ten << ten_up;
+        uint64_t quotient = (uint64_t)(over / below); /* of numbers from 2^63 on: above 2^62, and below 2^64 */
+        quotient |= over != (__uint128_t)quotient * below;
+        *value = (double)quotient * num_two_to(ten_up - up - 63);
+        return true;
+    }
+    __uint128_t product = (__uint128_t)w * num_tens[e];
+    uint64_t high = (uint64_t)(product >> 64), low = (uint64_t)product;
+    if (high == 0) {
+        *value = (double)low;
+        return true;
+    }
+    int up = __builtin_clzll(high);
+    uint64_t top = (uint64_t)(product << up >> 64);
+    top |= low << up != 0;
+    *value = (double)top * num_two_to(64 - up);
+    return true;
+}
+
+/* By the C library, whose strtod is correctly rounded in glibc and musl, with a point whatever the locale says. */
+static __attribute__((noinline)) bool num_read_double_slowly(const uint8_t *p, size_t n, double *value)
+{
+    static _Atomic(locale_t) c_locale; /* made once, kept for ever */
+    char small[128], *text = n < sizeof small ? small : malloc(n + 1);
+    if (text == NULL)
+        return false;
+    memcpy(text, p, n);
+    text[n] = 0;
+    locale_t locale = atomic_load_explicit(&c_locale, memory_order_acquire);
+    if (locale == NULL) {
+        locale_t mine = newlocale(LC_ALL_MASK, "C", NULL);
+        if (mine != NULL && atomic_compare_exchange_strong(&c_locale, &locale, mine))
+            locale = mine;
+        else if (mine != NULL)
+            freelocale(mine);
+    }
+    *value = locale != NULL ? strtod_l(text, NULL, locale) : strtod(text, NULL);
+    if (text != small)
+        free(text);
+    return true;
+}
+
+/* Any decimal number that num_check_float takes, digit by digit. */
+static inline bool num_read_double_general(const uint8_t *p, size_t n, double *value)
+{
+    size_t i = *p == '-';
+    uint64_t w = 0, digits = 0;
+    int64_t e = 0;
+    bool point = false;
+    for (; i < n; i++) {
+        uint64_t d = (uint64_t)p[i] - '0';
+        if (d <= 9) {
+            digits += w != 0 || d != 0;
+            if (digits > 19)
+                return num_read_double_slowly(p, n, value);
+            w = w * 10 + d;
+            e -= point;
+        } else if (p[i] == '.') {
+            point = true;
+        } else {
+            break;
+        }
+    }
+    if (i < n) { /* e or E */
+        bool negative = p[++i] == '-';
+        int64_t exponent = 0;
+        for (i += negative || p[i] == '+'; i < n && exponent < 100000; i++)
+            exponent = exponent * 10 + (p[i] - '0');
+        e += negative ? -exponent : exponent;
+    }
+    double v;
+    if (!num_scale(w, e, &v))
+        return num_read_double_slowly(p, n, value);
+    *value = *p == '-' ? -v : v;
+    return true;
+}
+
+/* Reads p[0..n), a number whose form and range num_check_float has found good, correctly rounded. False without memory
+ * for one of more than 127 bytes. Reads up to PORT_PADDING behind p. */
+static inline bool num_read_double(const uint8_t *p, size_t n, double *value)
+{
+    /* Up to 7 digits, a point, up to 7 digits: what most clients send, two words without a loop. */
+    const uint64_t all = UINT64_C(0x8080808080808080);
+    size_t start = *p == '-', left = n - start;
+    const uint8_t *whole = p + start;
+    uint64_t first = port_load64(whole);
+    uint64_t stops = num_nondigits8(first) | (left < 8 ? all << 8 * left : 0);
+    uint32_t k = stops ? (uint32_t)__builtin_ctzll(stops) >> 3 : 8;
+    if (likely(k < 8 && k > 0)) {
+        uint64_t w = num_digits8(first << (64 - 8 * k));
+        if (k == left) {
+            *value = start ? -(double)w : (double)w;
+            return true;
+        }
+        if (likely(whole[k] == '.')) {
+            uint64_t second = port_load64(whole + k + 1);
+            left -= k + 1;
+            stops = num_nondigits8(second) | (left < 8 ? all << 8 * left : 0);
+            uint32_t m = stops ? (uint32_t)__builtin_ctzll(stops) >> 3 : 8;
+            if (likely(m == left && m > 0)) { /* 15 digits at most */
+                w = w * num_tens[m] + num_digits8(m == 8 ? second : second << (64 - 8 * m));
+                double v = (double)w / num_exact_tens[m];
+                *value = start ? -v : v;
+                return true;
+            }
+        }
+    }
+    return num_read_double_general(p, n, value);
 }
 
 #endif

@@ -10,12 +10,15 @@ REASONS = tuple(stats_reason_names[i].decode() for i in range(DROP_REASONS))
 
 cdef object UNWRITABLE = re_compile(rb"[\x00-\x1f\x7f]|\\[, =]|\\\Z")
 
-cdef dict PRECISIONS = {"ns": LINE_NS, "us": LINE_US, "ms": LINE_MS, "s": LINE_S}
+cdef dict PRECISIONS = {
+    "ns": LINE_NS, "us": LINE_US, "ms": LINE_MS, "s": LINE_S, "m": LINE_MINUTES, "h": LINE_HOURS,
+    "auto": LINE_AUTO,
+}
 
 
 cdef line_precision_t precision_of(str name) except *:
     if name not in PRECISIONS:
-        raise ValueError(f"precision is {name!r}; it is one of ns, us, ms, s")
+        raise ValueError(f"precision is {name!r}; it is one of ns, us, ms, s, m, h, auto")
     return PRECISIONS[name]
 
 
@@ -51,6 +54,8 @@ cdef line_tags_t *tags_of(object pairs) except NULL:
     except BaseException:
         line_tags_free(tags)
         raise
+    if tags.count:
+        tags.hash = mix_bytes(&process_key, 0, tags.text, tags.length)
     return tags
 
 
@@ -69,23 +74,23 @@ cdef list spare_rings = []
 cdef uint64_t SPARE_BYTES = 1 << 20
 
 
-cdef Ring large_ring(uint64_t room, bint unsigned):
-    return Ring(None, room, Waker(), slot_bytes=1 << 30, slot_metrics=1 << 30, unsigned=unsigned)
+cdef Ring large_ring(uint64_t room, str encoding):
+    return Ring(None, room, Waker(), slot_bytes=1 << 30, slot_metrics=1 << 30, encoding=encoding)
 
 
-cdef Ring spare_ring(bint unsigned):
+cdef Ring spare_ring(str encoding):
     """An empty ring of SPARE_BYTES, from the spare ones if there is any."""
     cdef Ring ring
     while spare_rings:
         ring = spare_rings.pop()
-        if ring.ring.capacity == SPARE_BYTES and ring.ring.unsigned_ok == unsigned:
+        if ring.ring.capacity == SPARE_BYTES and ring.ring.encoding == encoding_of(encoding):
             ring_begin(ring.ring)
             return ring
-    return large_ring(SPARE_BYTES, unsigned)
+    return large_ring(SPARE_BYTES, encoding)
 
 
 def read_lines(const uint8_t[::1] data not None, *, str precision="ns", object tags=(), int64_t now_ns=0,
-               bint unsigned=True, uint32_t line_bytes_max=65536, object isa=None):
+               str encoding="lp", uint32_t line_bytes_max=65536, object isa=None):
     cdef uint32_t n = <uint32_t>data.shape[0]
     cdef line_tags_t *extra = NULL
     cdef line_reader_t *reader = NULL
@@ -100,7 +105,10 @@ def read_lines(const uint8_t[::1] data not None, *, str precision="ns", object t
     tag_bytes = sum(len(key) * 2 + len(value) * 2 + 2 for key, value in tags)
     # The shortest line has 5 bytes and its LF; each may gain a time and the tags.
     room = 2 * n + (n // 5 + 2) * (tag_bytes + 40)
-    ring = spare_ring(unsigned) if room < SPARE_BYTES else large_ring(room, unsigned)
+    if encoding == "pb":
+        # Each field may repeat all tags: a text of 2 KiB grows to a quarter of a spare ring at most.
+        room = 0 if n + tag_bytes < 2048 else 16 * n + 2 * POINT_BYTES_MAX
+    ring = spare_ring(encoding) if room < SPARE_BYTES else large_ring(room, encoding)
     memset(&counts, 0, sizeof(counts))
     try:
         extra = tags_of(tags)
@@ -113,6 +121,7 @@ def read_lines(const uint8_t[::1] data not None, *, str precision="ns", object t
             memcpy(text, &data[0], n)
         memset(text + n, 0, 2 * PORT_PADDING)
         target = ring.ring
+        left_out = counter_get(&target.left_out)
         reader.rings[0] = target
         reader.ring_count = 1
         reader.precision = precision_of(precision)
@@ -123,8 +132,10 @@ def read_lines(const uint8_t[::1] data not None, *, str precision="ns", object t
             line_read(reader, text, n, &counts)
             ring_publish(target)
         body = b""
+        metrics = 0
         if ring_take(target, <uint64_t>-1, <uint64_t>-1, True, &found):
             body = found.bytes[:found.length]
+            metrics = found.metrics
             ring_free(target, &found)
         if ring.ring.capacity == SPARE_BYTES:
             spare_rings.append(ring)
@@ -136,6 +147,8 @@ def read_lines(const uint8_t[::1] data not None, *, str precision="ns", object t
             free(reader)
     return {
         "body": body,
+        "metrics": metrics,
+        "left_out": counter_get(&target.left_out) - left_out,
         "received": counts.received,
         "accepted": counts.accepted,
         "rewritten": counts.rewritten,
@@ -145,15 +158,16 @@ def read_lines(const uint8_t[::1] data not None, *, str precision="ns", object t
 
 
 def bench_reader(const uint8_t[::1] data not None, double seconds, *, object tags=(), object isa=None,
-                 object path=None):
+                 object path=None, str encoding="lp"):
     """Read *data* into a ring again and again for *seconds*, freeing each pass, without the GIL.
 
-    Returns lines, bytes (of input), ns (monotonic) and cpu_ns (this thread's). For benchmarks.
+    Returns lines, metrics (written), bytes (of input), ns (monotonic) and cpu_ns (this thread's).
     """
     cdef uint32_t n = <uint32_t>data.shape[0]
     cdef line_counts_t counts
     cdef ring_batch_t found
-    cdef Ring ring = Ring(path, max(1 << 22, 4 * n), Waker(), slot_bytes=65536, slot_metrics=256)
+    cdef Ring ring = Ring(path, max(1 << 22, 8 * n), Waker(), slot_bytes=65536, slot_metrics=256,
+                          encoding=encoding)
     cdef ring_t *target = ring.ring
     cdef line_tags_t *extra = tags_of(tags)
     cdef line_reader_t *reader = <line_reader_t *>alloc_aligned(sizeof(line_reader_t))
@@ -188,8 +202,8 @@ def bench_reader(const uint8_t[::1] data not None, double seconds, *, object tag
         line_reader_close(reader)
         free(reader)
         ring.close()
-    return {"lines": counts.received, "accepted": counts.accepted, "bytes": passes * n, "ns": now - start,
-            "cpu_ns": cpu}
+    return {"lines": counts.received, "accepted": counts.accepted, "metrics": counter_get(&target.written),
+            "bytes": passes * n, "ns": now - start, "cpu_ns": cpu}
 
 
 def count_lines(const uint8_t[::1] data not None):
@@ -198,3 +212,34 @@ def count_lines(const uint8_t[::1] data not None):
 
 def split_lines(const uint8_t[::1] data not None, uint64_t lines):
     return line_offset(&data[0], data.shape[0], lines) if data.shape[0] else 0
+
+
+cdef object merged_lines(const uint8_t *text, uint64_t n, bint nudge):
+    """The lines at *text*, with padding behind them, merged, and how many are left; None if nothing was."""
+    cdef uint64_t length = 0, lines = 0
+    cdef bint changed
+    cdef uint8_t *to = <uint8_t *>malloc(merge_room(n))
+    if to == NULL:
+        raise MemoryError()
+    try:
+        with nogil:
+            changed = merge_lines_c(text, n, nudge, to, &length, &lines)
+        return ((<char *>to)[:length], lines) if changed else None
+    finally:
+        free(to)
+
+
+def merge_lines(const uint8_t[::1] data not None, bint nudge):
+    cdef uint64_t n = data.shape[0]
+    cdef uint8_t *text
+    if n == 0:
+        return None
+    text = <uint8_t *>malloc(n + PORT_PADDING)
+    if text == NULL:
+        raise MemoryError()
+    try:
+        memcpy(text, &data[0], n)
+        memset(text + n, 0, PORT_PADDING)
+        return merged_lines(text, n, nudge)
+    finally:
+        free(text)

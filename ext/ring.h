@@ -60,6 +60,30 @@ static inline uint8_t *ring_reserve(ring_t *r, uint64_t n)
     return r->cursor;
 }
 
+/* Marks the open run, or the next one: something in it is to be looked at by who takes it. Called before the record that it is
+ * for is reserved: a run may be closed by the commit. What is not written in the end has marked a run for nothing. */
+static inline void ring_mark(ring_t *r)
+{
+    r->run_marked = true;
+}
+
+/* Whether the run of a slot is marked. */
+static inline bool ring_slot_marked(const ring_t *r, uint64_t number)
+{
+    uint64_t place = number % RING_SLOTS;
+    return atomic_load_explicit(&r->marks[place / 64], memory_order_relaxed) >> place % 64 & 1;
+}
+
+/* Marks the run of a slot, or takes the mark away that the last one had there. Before it is visible to the reader. */
+static inline void ring_mark_slot(ring_t *r, uint64_t number, bool marked)
+{
+    uint64_t place = number % RING_SLOTS;
+    if (likely(ring_slot_marked(r, number) == marked))
+        return;
+    uint64_t others = atomic_load_explicit(&r->marks[place / 64], memory_order_relaxed) & ~(UINT64_C(1) << place % 64);
+    atomic_store_explicit(&r->marks[place / 64], others | (uint64_t)marked << place % 64, memory_order_relaxed);
+}
+
 /* What else must be the same at both ends of a run's way, besides its bytes and their number. */
 static inline uint64_t ring_seed(const ring_t *r, uint64_t number, const ring_slot_t *slot)
 {
@@ -109,6 +133,9 @@ static inline void ring_publish(ring_t *r)
     counter_add(&r->published_metrics, r->run_metrics);
     counter_add(&r->published_bytes, length);
     r->run_metrics = 0;
+    ring_mark_slot(r, r->head_own, r->run_marked);
+    r->run_marked = false;
+    r->listeners[r->head_own % RING_SLOTS] = r->run_listener;
     r->head_own++;
     atomic_store_explicit(&r->header->head, r->head_own, memory_order_release);
 }
@@ -181,6 +208,7 @@ static inline void ring_commit(ring_t *r, uint64_t n, uint32_t metrics, int64_t 
     if (r->run_metrics == 0) {
         r->run_start = r->run_summed = r->position;
         r->run_oldest_ns = arrival_ns;
+        r->run_listener = r->listener_now;
         ring_set_check(r, atomic_load_explicit(&r->slot_bytes_max, memory_order_relaxed));
         memset(r->run_lanes, 0, sizeof r->run_lanes);
     }
@@ -202,6 +230,15 @@ static inline void ring_begin(ring_t *r)
         ring_refresh(r);
 }
 
+/* Called after ring_begin: what is written from now on came by this listener, RING_SEVERAL if by several or by none. A run that
+ * an earlier burst has left open is then one of several. */
+static inline void ring_from(ring_t *r, uint8_t listener)
+{
+    r->listener_now = listener;
+    if (unlikely(r->run_metrics != 0) && r->run_listener != listener)
+        r->run_listener = RING_SEVERAL;
+}
+
 /* ---- reader ---- */
 
 /* Takes whole slots up to both limits, at least one. False if nothing waits, if less than either limit waits
@@ -215,7 +252,7 @@ static inline bool ring_take(ring_t *r, uint64_t bytes_max, uint64_t metrics_max
     const ring_slot_t *slot = &r->slots[at % RING_SLOTS];
     uint64_t start = slot->position, length = 0, metrics = 0;
     int64_t oldest = slot->oldest_ns;
-    bool full = false;
+    bool full = false, marked = false;
     for (; at != head; at++) {
         slot = &r->slots[at % RING_SLOTS];
         if (slot->position != start + length) {
@@ -230,14 +267,17 @@ static inline bool ring_take(ring_t *r, uint64_t bytes_max, uint64_t metrics_max
         metrics += slot->metrics;
         if (slot->oldest_ns < oldest)
             oldest = slot->oldest_ns;
+        marked |= ring_slot_marked(r, at);
     }
     if (!full && !partial && length < bytes_max && metrics < metrics_max)
         return false;
     batch->bytes = r->data + start % r->capacity;
     batch->length = length;
+    batch->begin = r->taken;
     batch->end = at;
     batch->metrics = (uint32_t)metrics;
     batch->oldest_ns = oldest;
+    batch->marked = marked;
     r->out[(r->out_first + r->out_count++) % RING_OUT_MAX] = (ring_out_t){at, (uint32_t)metrics, false};
     r->taken = at;
     r->taken_metrics += metrics;
@@ -264,6 +304,32 @@ static inline void ring_free(ring_t *r, const ring_batch_t *batch)
     }
 }
 
+/* Metrics of the slots from `begin` to `end` that this process has written and that arrived at `since_ns` or later. */
+static inline uint64_t ring_young_of(const ring_t *r, uint64_t begin, uint64_t end, int64_t since_ns)
+{
+    uint64_t metrics = 0;
+    for (uint64_t at = begin > r->own_from ? begin : r->own_from; at < end; at++) {
+        const ring_slot_t *slot = &r->slots[at % RING_SLOTS];
+        metrics += slot->oldest_ns >= since_ns ? slot->metrics : 0;
+    }
+    return metrics;
+}
+
+/* Metrics that this process has written, that are not freed and that arrived at `since_ns` or later. What was freed out of
+ * order is not among them. All slots that wait are looked at: a clock that was set has left them in no order. */
+static inline uint64_t ring_young(const ring_t *r, int64_t since_ns)
+{
+    uint64_t head = atomic_load_explicit(&r->header->head, memory_order_acquire);
+    uint64_t at = atomic_load_explicit(&r->header->tail, memory_order_relaxed), metrics = 0;
+    for (uint32_t i = 0; i < r->out_count; i++) {
+        const ring_out_t *out = &r->out[(r->out_first + i) % RING_OUT_MAX];
+        if (!out->done)
+            metrics += ring_young_of(r, at, out->end, since_ns);
+        at = out->end;
+    }
+    return metrics + ring_young_of(r, at, head, since_ns);
+}
+
 /* Asks for a wake-up once so much is published and not taken. True if it is already (then nothing is armed). */
 static inline bool ring_arm(ring_t *r, uint64_t bytes_min, uint64_t metrics_min)
 {
@@ -286,9 +352,17 @@ static inline uint64_t ring_slots_used(ring_t *r)
     return atomic_load_explicit(&r->header->head, memory_order_acquire) - tail;
 }
 
-static inline void ring_count_accepted(ring_t *r, uint64_t metrics)
+/* Counts what the writer has accepted since the last call: so many points, which are the metrics of a ring of lines, but
+ * for those that are for other rings only. In a ring of samples a point is any number of metrics, which have been added
+ * up in `offered`. */
+static inline void ring_count_accepted(ring_t *r, uint64_t points)
 {
-    counter_add(&r->accepted, metrics);
+    counter_add(&r->accepted, r->encoding == RING_PB ? r->offered : points - r->passed_over);
+    r->offered = 0;
+    if (r->passed_over) {
+        counter_add(&r->filtered, r->passed_over);
+        r->passed_over = 0;
+    }
 }
 
 #endif

@@ -34,6 +34,16 @@ cdef bytes read_boot_id():
 
 cdef bytes BOOT_ID = read_boot_id()
 
+cdef dict ENCODINGS = {"lp": RING_LP, "lp_signed": RING_LP_SIGNED, "pb": RING_PB}
+cdef dict ENCODING_NAMES = {number: name for name, number in ENCODINGS.items()}
+
+
+cdef ring_encoding_t encoding_of(str name) except *:
+    if name not in ENCODINGS:
+        raise ValueError(f"encoding is {name!r}; it is one of {', '.join(ENCODINGS)}")
+    return ENCODINGS[name]
+
+
 cdef dict STATES = {
     RING_UNFINISHED: ("unfinished", "the process that made it was killed before it was a ring"),
     RING_FOREIGN: ("foreign", "it is not a ring, or not of the size that it says"),
@@ -69,12 +79,12 @@ cdef class Ring:
     cdef readonly uint64_t torn
 
     def __cinit__(self, path, uint64_t capacity, Waker waker not None, *, uint32_t slot_bytes=65536,
-                  uint32_t slot_metrics=256, bint unsigned=True, bint _adopt=False):
+                  uint32_t slot_metrics=256, str encoding="lp", bint _adopt=False):
         self.ring = <ring_t *>alloc_aligned(sizeof(ring_t))
         self.path = path
         self.waker = waker
         self.ring.wake_fd = waker.fileno()
-        self.ring.unsigned_ok = unsigned
+        self.ring.encoding = encoding_of(encoding)
         # What only this process can see needs no proof that it is whole.
         self.ring.sum = NULL if path is None else sum_kernel
         self.limits(slot_bytes, slot_metrics)
@@ -133,8 +143,8 @@ cdef class Ring:
         return self.ring.capacity
 
     @property
-    def unsigned(self):
-        return self.ring.unsigned_ok
+    def encoding(self):
+        return ENCODING_NAMES[self.ring.encoding]
 
     def limits(self, uint32_t slot_bytes, uint32_t slot_metrics):
         if slot_bytes < 1 or slot_metrics < 1:
@@ -142,16 +152,25 @@ cdef class Ring:
         self.ring.slot_bytes_max = slot_bytes
         self.ring.slot_metrics_max = slot_metrics
 
-    def put(self, const uint8_t[::1] data not None, uint32_t metrics=1, int64_t arrival_ns=0):
+    def populate(self, uint64_t bytes_max):
+        with nogil:
+            ring_populate(self.ring, bytes_max)
+
+    def put(self, const uint8_t[::1] data not None, uint32_t metrics=1, int64_t arrival_ns=0, *,
+            bint marked=False):
         cdef uint64_t n = data.shape[0]
         if n == 0 or metrics == 0:
             raise ValueError("nothing to put")
         ring_begin(self.ring)
+        ring_from(self.ring, RING_SEVERAL)
         cdef uint8_t *to = ring_reserve(self.ring, n)
         if to == NULL:
             return False
         memcpy(to, &data[0], n)
+        if marked:
+            ring_mark(self.ring)
         ring_commit(self.ring, n, metrics, arrival_ns)
+        self.ring.offered = metrics
         ring_count_accepted(self.ring, metrics)
         ring_publish(self.ring)
         ring_notify(self.ring)
@@ -175,6 +194,9 @@ cdef class Ring:
         cdef uint64_t size = counter_get(&self.ring.published_bytes)
         return metrics - self.ring.taken_metrics, size - self.ring.taken_bytes
 
+    def young(self, double within):
+        return ring_young(self.ring, clock_ns(CLOCK_REALTIME) - <int64_t>(within * 1e9 + 0.5))
+
     def stats(self):
         cdef ring_t *r = self.ring
         # Freed first: a writer at work meanwhile can only make "waiting" larger, never negative.
@@ -187,6 +209,8 @@ cdef class Ring:
             "accepted": counter_get(&r.accepted),
             "written": written,
             "missed": counter_get(&r.missed),
+            "filtered": counter_get(&r.filtered),
+            "left_out": counter_get(&r.left_out),
             "written_bytes": written_bytes,
             "freed": freed,
             "waiting": restored + written - freed,
@@ -234,6 +258,10 @@ cdef class Batch:
         return self.batch.length
 
     @property
+    def encoding(self):
+        return self.ring.encoding
+
+    @property
     def metrics(self):
         return self.batch.metrics
 
@@ -246,15 +274,34 @@ cdef class Batch:
         return self.batch.oldest_ns
 
     @property
+    def own(self):
+        if not self.open:
+            raise ValueError("the batch is released: its slots belong to the ring again")
+        return ring_young_of(self.ring.ring, self.batch.begin, self.batch.end, -(1 << 62))
+
+    @property
+    def marked(self):
+        return self.batch.marked
+
+    def merge(self, bint nudge):
+        # The text lies in the ring, with something readable behind it.
+        if not self.open:
+            raise ValueError("the batch is released: its bytes belong to the ring again")
+        return merged_lines(self.batch.bytes, self.batch.length, nudge)
+
+    @property
     def released(self):
         return not self.open
 
-    def release(self):
+    def release(self, Delays delays=None, uint64_t delivered=0):
         if not self.open:
             return
         if self.views:
             raise BufferError(f"{self.views} views of the batch are still open")
         self.open = False
+        if delays is not None and delivered:
+            delays_of_slots(&delays.delays, self.ring.ring, self.batch.begin, self.batch.end,
+                            self.batch.metrics, delivered, clock_ns(CLOCK_REALTIME))
         ring_free(self.ring.ring, &self.batch)
 
     def keep(self):
@@ -279,7 +326,7 @@ def salvage_ring(str path not None, str to not None):
             raise OSError(error, strerror(error).decode(), path)
         if not found.salvageable:
             raise_ring_error(path, &found)
-        saved = Ring(to, source.capacity, Waker(), unsigned=source.unsigned_ok)
+        saved = Ring(to, source.capacity, Waker(), encoding=ENCODING_NAMES[source.encoding])
         with nogil:
             ring_salvage(saved.ring, source, note, &found)
         saved.close(unlink=False)

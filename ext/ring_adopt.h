@@ -63,7 +63,7 @@ static inline ring_state_t ring_judge(const ring_header_t *h, uint64_t size, con
     if (h->sum != ring_header_sum(h))
         return RING_TORN;
     if (h->slots != RING_SLOTS || h->capacity == 0 || h->capacity % page || h->capacity > RING_CAPACITY_MAX ||
-        h->unsigned_ok > 1 || size != ring_head_bytes() + h->capacity)
+        h->encoding >= RING_ENCODINGS || size != ring_head_bytes() + h->capacity)
         return RING_FOREIGN;
     return head - tail > RING_SLOTS ? RING_TORN : RING_WHOLE;
 }
@@ -133,7 +133,7 @@ static inline int ring_examine(ring_t *r, int fd, int prot, const uint8_t *boot_
     if (found->state != RING_WHOLE)
         return 0;
     r->capacity = header->capacity;
-    r->unsigned_ok = header->unsigned_ok;
+    r->encoding = (ring_encoding_t)header->encoding;
     r->seed = header->sum;
     int error = ring_map(r, fd, prot);
     if (error)
@@ -162,6 +162,11 @@ static inline int ring_adopt(ring_t *r, int fd, const uint8_t *boot_id, ring_fin
         atomic_store_explicit(&r->header->head, head, memory_order_release);
     }
     r->head_own = head;
+    for (uint64_t at = r->taken; at != head; at++)
+        ring_mark_slot(r, at, true); /* nobody knows any more whether they were */
+    for (uint64_t at = r->taken; at != head; at++)
+        r->listeners[at % RING_SLOTS] = RING_SEVERAL;
+    r->own_from = head;
     if (head != r->taken) {
         const ring_slot_t *first = &r->slots[r->taken % RING_SLOTS], *last = &r->slots[(head - 1) % RING_SLOTS];
         r->position = last->position + last->length;

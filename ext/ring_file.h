@@ -20,7 +20,7 @@
 #include "sum.h"
 
 #define RING_MAGIC UINT64_C(0x31474e4952534e50) /* "PNSRING1" in memory order */
-#define RING_LAYOUT 2
+#define RING_LAYOUT 3
 #ifndef RING_SLOTS /* tests have smaller ones */
 #define RING_SLOTS 65536u
 #endif
@@ -33,6 +33,16 @@
 #endif
 
 #define RING_BOOT_BYTES 16u
+
+/* What is written into a ring. Records of either kind can be put one behind the other. */
+typedef enum {
+    RING_LP,        /* line protocol: one metric is one line */
+    RING_LP_SIGNED, /* the same without unsigned integers: `1u` becomes `1i`, clamped */
+    RING_PB,        /* TimeSeries of Prometheus remote write: one metric is one sample */
+    RING_ENCODINGS
+} ring_encoding_t;
+
+#define RING_SEVERAL 255u /* in place of a listener: a run that has lines of several, or nobody knows of whom */
 
 typedef struct {
     uint64_t position; /* of the first byte */
@@ -54,7 +64,7 @@ typedef struct {
     uint64_t capacity;
     uint64_t slots;
     uint8_t boot_id[RING_BOOT_BYTES]; /* of the system that wrote it: after a crash of that one pages may be missing */
-    uint64_t unsigned_ok;
+    uint64_t encoding; /* ring_encoding_t */
     int64_t created_ns; /* realtime; also keeps the sums of two rings apart */
     uint64_t sum;       /* of all above but the magic */
     _Alignas(CACHE_LINE) _Atomic uint64_t head; /* slots published */
@@ -76,7 +86,7 @@ typedef struct ring {
     uint8_t *data;                              /* owned: 2 * capacity bytes of address space, PORT_PADDING behind */
     uint64_t capacity;                          /* bytes, a multiple of the page size */
     int wake_fd;                                /* eventfd, owned by ring_t's owner */
-    bool unsigned_ok;                           /* `1u` may be written; otherwise `1i`, clamped */
+    ring_encoding_t encoding;
     sum_lanes_fn sum;                           /* NULL: no checksums, since nobody will read the file again */
     uint64_t seed;                              /* of the sums of this ring */
     _Atomic uint32_t slot_bytes_max;            /* a run is closed at either limit */
@@ -92,17 +102,26 @@ typedef struct ring {
     uint64_t check_at;    /* position at which the run is to be closed, or summed up */
     uint32_t run_metrics; /* 0: no run is open */
     uint32_t note;        /* which of the two notes is the older one */
+    bool run_marked;      /* see ring_mark */
+    uint8_t run_listener, listener_now; /* whose lines are in the open run, and come now; see ring_from */
     int64_t run_oldest_ns;
     uint32_t run_lanes[SUM_LANES];
+    uint64_t offered;        /* samples, where metrics are samples: accepted, and not yet in the next */
+    uint64_t passed_over;    /* lines that are not for this ring, and not yet in `filtered` */
     counter_t accepted;      /* metrics that the lane accepted while the ring was attached */
     counter_t written;       /* metrics */
     counter_t missed;        /* metrics that found this ring full while another one took them */
+    counter_t filtered;      /* lines that were accepted for other rings only: a filter or a shard left this one out */
+    counter_t left_out;      /* fields of written lines that the encoding cannot hold: strings, and names that became the same */
     counter_t written_bytes;
     counter_t restarts; /* jumps to the beginning */
     counter_t published_metrics; /* what was adopted included */
     counter_t published_bytes;
     counter_t restored; /* metrics that were adopted */
     counter_t restored_bytes;
+    _Atomic uint64_t marks[(RING_SLOTS + 63) / 64]; /* by slot, a bit each; see ring_mark. Not in the file */
+    uint8_t listeners[RING_SLOTS]; /* by slot, stored before head: whose lines are in it; see ring_from. Not in the file */
+    uint64_t own_from;             /* slots before this one were adopted */
 
     /* The reader's own. */
     _Alignas(CACHE_LINE) uint64_t taken; /* slots taken */
@@ -122,9 +141,11 @@ typedef struct ring {
 typedef struct {
     const uint8_t *bytes; /* borrowed from the ring until freed */
     uint64_t length;
-    uint64_t end; /* first slot behind it */
+    uint64_t begin; /* its first slot */
+    uint64_t end;   /* first slot behind it */
     uint32_t metrics;
     int64_t oldest_ns;
+    bool marked; /* one of its runs is; see ring_mark */
 } ring_batch_t;
 
 /* ---- memory ---- */
@@ -177,12 +198,23 @@ static inline int ring_map(ring_t *r, int fd, int prot)
     return 0;
 }
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+/* Maps the first n bytes of the ring's pages now, so that its first lap costs the writer no page faults. The pages are
+ * there already, and what is in them stays. Before kernel 5.14 nothing happens. */
+static inline void ring_populate(ring_t *r, uint64_t n)
+{
+    (void)madvise(r->data, n < r->capacity ? n : r->capacity, MADV_POPULATE_WRITE);
+}
+
 /* The sum of the header's constant part; seeds the sums of the runs. */
 static inline uint64_t ring_header_sum(const ring_header_t *h)
 {
     uint64_t sum = sum_mix(sum_mix(sum_mix(RING_MAGIC, h->layout), h->capacity), h->slots);
     sum = sum_mix(sum_mix(sum, port_load64(h->boot_id)), port_load64(h->boot_id + 8));
-    return sum_mix(sum_mix(sum, h->unsigned_ok), (uint64_t)h->created_ns);
+    return sum_mix(sum_mix(sum, h->encoding), (uint64_t)h->created_ns);
 }
 
 /* Maps a new ring over fd, an empty file (a regular one or a memfd) that the caller may close afterwards.
@@ -202,7 +234,7 @@ static inline int ring_open(ring_t *r, int fd, uint64_t capacity, const uint8_t 
     h->layout = RING_LAYOUT;
     h->capacity = r->capacity;
     h->slots = RING_SLOTS;
-    h->unsigned_ok = r->unsigned_ok;
+    h->encoding = r->encoding;
     h->created_ns = created_ns;
     if (boot_id != NULL)
         memcpy(h->boot_id, boot_id, RING_BOOT_BYTES);

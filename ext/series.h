@@ -36,6 +36,9 @@ typedef enum { SERIES_COUNTER, SERIES_GAUGE, SERIES_SET, SERIES_TIMING, SERIES_H
 #define SERIES_TYPE 0x07u
 #define SERIES_ALIAS 0x08u
 #define SERIES_FREE 0x10u
+#define SERIES_TEXT 0x20u       /* its key is its canonical text, the agent's tags in it; only aliases lead to it */
+#define SERIES_OVERFLOWED 0x40u /* it stands for many, since there are too many series */
+#define SERIES_SHAPED 0x80u     /* rules have changed its head */
 
 #define SERIES_BASED 1u /* base is known */
 #define SERIES_NAMED 2u /* an alias leads to it */
@@ -293,7 +296,8 @@ static inline uint32_t series_find(const series_table_t *t, uint64_t hash, uint8
     return id;
 }
 
-/* A new series under its raw bytes, all else zero. SERIES_NONE if the table is full, or without memory. */
+/* A new series under its raw bytes, or with SERIES_TEXT under none, all else zero. SERIES_NONE if the table is full, or
+ * without memory. */
 static inline uint32_t series_add(series_table_t *t, uint64_t hash, uint8_t kind, const uint8_t *name, uint32_t name_length,
                                   const uint8_t *tags, uint32_t tags_length)
 {
@@ -330,7 +334,8 @@ static inline uint32_t series_add(series_table_t *t, uint64_t hash, uint8_t kind
     }
     memcpy(key, name, name_length);
     memcpy(key + name_length, tags, tags_length);
-    series_index_put(&t->raw, (uint32_t)(hash >> 32), id + 1);
+    if (!(kind & SERIES_TEXT))
+        series_index_put(&t->raw, (uint32_t)(hash >> 32), id + 1);
     *(kind & SERIES_ALIAS ? &t->aliases : &t->live) += 1;
     return id;
 }

@@ -30,6 +30,21 @@ typedef enum {
     DROP_EVENT,
     DROP_SERVICE_CHECK,
     DROP_SERIES_FULL,
+    DROP_BODY_REFUSED, /* a good line of a body that was to be taken whole or not at all */
+    DROP_JSON,    /* a message, or a part of one, that is no JSON */
+    DROP_MSGPACK, /* the rest of a message that is no MessagePack */
+    DROP_OBJECT,  /* a value that is no metric */
+    DROP_UNFINISHED,
+    DROP_PROTOBUF,    /* the rest of a message that is malformed somewhere */
+    DROP_UNSUPPORTED, /* a kind of sample that has no form here */
+    DROP_BURST_TORN,    /* a datagram that a killed process had in hand, in a file that cannot be trusted */
+    DROP_LISTENER_GONE, /* the same, and there is no listener any more that could read it */
+    DROP_UNROUTED,    /* no output wants it */
+    DROP_CARDINALITY, /* one series too many */
+    DROP_TYPE_CONFLICT, /* no field has the type that it is kept by */
+    DROP_DENIED,      /* a rule says so */
+    DROP_RATE_LIMITED,  /* of a message that was not read: the listener, or its source, is over its rate */
+    DROP_SOURCE_DENIED, /* the same: its source may not send */
     DROP_REASONS /* how many there are */
 } drop_t;
 
@@ -39,6 +54,28 @@ static const char *const stats_reason_names[DROP_REASONS] = {
     "timestamp",     "timestamp_range",    "utf8",            "control_character",
     "backslash",     "key_too_long",       "name",            "value",       "type",
     "rate",          "event",              "service_check",   "series_full",
+    "body_refused",
+    "json",          "msgpack",            "object",
+    "unfinished",    "protobuf",           "unsupported",     "burst_torn",  "listener_gone",
+    "unrouted",      "cardinality",        "type_conflict",   "denied",
+    "rate_limited",  "source_denied",
+};
+
+/* Why a connection was closed. The order is that of stats_close_names. */
+typedef enum {
+    CLOSE_ENDED = 0, /* by its client */
+    CLOSE_RESET,
+    CLOSE_IDLE,
+    CLOSE_SLOW, /* it held a line for too long without ending it */
+    CLOSE_FRAME,
+    CLOSE_MEMORY,
+    CLOSE_STOPPED, /* the listener has left, or the agent stops */
+    CLOSE_DENIED,  /* its source may not send any more */
+    CLOSE_REASONS
+} close_t;
+
+static const char *const stats_close_names[CLOSE_REASONS] = {
+    "ended", "reset", "idle", "slow", "frame_too_large", "no_memory", "stopped", "source_denied",
 };
 
 /* What one burst brought; plain numbers, added to the listener's counters once per burst. */
@@ -49,6 +86,11 @@ typedef struct {
     uint64_t rewritten; /* accepted, and changed into the safe subset */
     uint64_t clamped;   /* unsigned fields cut to the largest signed one */
     uint64_t aggregated; /* accepted, and kept in a series until the tick */
+    uint64_t shaped;     /* accepted under a head that rules have changed */
+    uint64_t overflowed; /* accepted, with a tag replaced or without it, since there are too many series */
+    uint64_t observed;   /* accepted, and would have been that or dropped */
+    uint64_t coerced;    /* accepted, with a field brought to its type */
+    uint64_t fields_rejected; /* that left accepted lines, and dropped ones, for their types */
     uint64_t dropped[DROP_REASONS];
     bool any_dropped;
 } line_counts_t;
@@ -61,8 +103,17 @@ typedef struct {
     counter_t rewritten;
     counter_t clamped;
     counter_t aggregated;
+    counter_t shaped;
+    counter_t overflowed;
+    counter_t observed;
+    counter_t coerced;
+    counter_t fields_rejected;
     counter_t dropped[DROP_REASONS];
     counter_t kernel_drops; /* of all its sockets, those closed as well; raised under the lane's lock */
+    counter_t connections;  /* open now */
+    counter_t connections_accepted;
+    counter_t connections_refused; /* there were too many, or no descriptor was left */
+    counter_t connections_closed[CLOSE_REASONS];
 } listener_stats_t;
 
 static inline void stats_add(listener_stats_t *s, const line_counts_t *c, uint64_t datagrams, uint64_t bytes)
@@ -77,6 +128,16 @@ static inline void stats_add(listener_stats_t *s, const line_counts_t *c, uint64
         counter_add(&s->clamped, c->clamped);
     if (c->aggregated)
         counter_add(&s->aggregated, c->aggregated);
+    if (c->shaped)
+        counter_add(&s->shaped, c->shaped);
+    if (c->overflowed)
+        counter_add(&s->overflowed, c->overflowed);
+    if (c->observed)
+        counter_add(&s->observed, c->observed);
+    if (c->coerced)
+        counter_add(&s->coerced, c->coerced);
+    if (c->fields_rejected)
+        counter_add(&s->fields_rejected, c->fields_rejected);
     if (c->any_dropped)
         for (int i = 0; i < DROP_REASONS; i++)
             if (c->dropped[i])

@@ -74,15 +74,7 @@ static inline bool statsd_number(const uint8_t *p, uint32_t n, double *value)
     bool plus = n > 0 && *p == '+';
     if (num_check_float(p + plus, n - plus) == NUM_BAD || (plus && n > 1 && p[1] == '-'))
         return false;
-    char small[64], *text = n < sizeof small ? small : malloc(n + 1);
-    if (text == NULL)
-        return false;
-    memcpy(text, p, n);
-    text[n] = 0;
-    *value = strtod(text, NULL);
-    if (text != small)
-        free(text);
-    return isfinite(*value);
+    return num_read_double(p + plus, n - plus, value) && isfinite(*value);
 }
 
 /* ---- the canonical text of a series ---- */
@@ -271,6 +263,15 @@ static inline uint8_t *statsd_name_put(const aggregate_settings_t *settings, uin
         }
     }
     return to;
+}
+
+static inline uint32_t statsd_raw_name(const aggregate_settings_t *settings, const uint8_t *head, uint32_t n, uint8_t *to)
+{
+    statsd_split_t split = statsd_split_head(settings, head, n);
+    memcpy(to, head, split.name_end);
+    memcpy(to + split.name_end, head + split.rest, n - split.rest);
+    memset(to + split.name_end + (n - split.rest), 0, PORT_PADDING);
+    return split.name_end + (n - split.rest);
 }
 
 static const char *const statsd_type_names[SERIES_TYPES] = {"counter", "gauge", "set", "timing", "histogram", "distribution"};

@@ -159,7 +159,7 @@ static inline void statsd_take_group(statsd_reader_t *s, statsd_line_t t, uint32
 {
     uint32_t at = 0, end = 0;
     for (; statsd_next_value(g, &at, &end); at = end + 1) {
-        sample_t *sample = aggregate_next(s->table, s->reader->arrival_ns, counts);
+        sample_t *sample = aggregate_next(s->table, s->reader, counts);
         *sample = (sample_t){.name = t.p, .name_length = head, .tags = rest->tags, .tags_length = rest->tags_length,
                              .member = g->values + at, .member_length = end - at, .type = g->type, .rate = g->rate};
         if (g->type != SERIES_SET)
@@ -193,16 +193,47 @@ static inline void statsd_pass_group(statsd_reader_t *s, statsd_line_t t, uint32
     uint8_t *text = s->table->text[0];
     uint32_t n = statsd_canonical(s->table->settings, g->type, t.p, head, rest->tags, rest->tags_length, s->table->work, text,
                                   c->tags, &present, &reason);
-    uint8_t *fields = s->table->text[1], *stop = statsd_text_put(fields, "value=");
-    stop += statsd_number_put(stop, value);
+    uint8_t *fields = s->table->text[1], *stop = statsd_text_put(fields, "value");
+    guarded_t found = {.text = NULL};
+    if (unlikely(guard_maps(c->guard) && n > 0)) {
+        uint32_t raw = statsd_raw_name(s->table->settings, t.p, head, s->table->key);
+        guard_name_t name = {s->table->key, raw, c->listener, (uint8_t)(1u << g->type)};
+        guard_name(c->guard, &name, c->tags, text, n, fields, 5, &found);
+        uint32_t whole = found.text ? guard_head_length(found.text, found.text_length) : 0;
+        if (found.reason == DROP_NONE && (whole > AGGREGATE_TEXT_MAX || found.text_length > whole + AGGREGATE_FIELD_MAX + 1))
+            found.reason = DROP_KEY_TOO_LONG;
+        if (found.reason != DROP_NONE) {
+            line_drop(counts, found.reason, values);
+            return;
+        }
+        if (found.text != NULL) { /* a copy: what the guard has may go */
+            n = whole;
+            memcpy(text, found.text, n);
+            memset(text + n, 0, PORT_PADDING);
+            memcpy(fields, found.text + n + 1, found.text_length - n - 1);
+            stop = fields + found.text_length - n - 1;
+            present = ~UINT64_C(0);
+        }
+    }
+    *stop++ = '=';
+    stop += num_write_shortest(stop, value);
     uint32_t digits = (uint32_t)num_write_u64(c->time_text, rest->time_s);
     memset(c->time_text + digits, '0', 9);
     line_counts_t one_point = {0};
     statsd_emit(c, text, n, fields, (uint32_t)(stop - fields), c->time_text, digits + 9, present, &one_point);
-    if (one_point.accepted)
+    drop_t dropped = DROP_RING_FULL;
+    for (int i = 0; i < DROP_REASONS; i++)
+        dropped = one_point.dropped[i] ? (drop_t)i : dropped;
+    if (one_point.accepted) {
         counts->accepted += values;
-    else
-        counts->dropped[DROP_RING_FULL] += values;
+        counts->shaped += found.text != NULL || one_point.shaped ? values : 0;
+        counts->overflowed += one_point.overflowed ? values : 0;
+        counts->observed += one_point.observed ? values : 0;
+        counts->coerced += one_point.coerced ? values : 0;
+    } else {
+        counts->dropped[dropped] += values;
+    }
+    counts->fields_rejected += one_point.fields_rejected;
     counts->points += one_point.points;
     counts->any_dropped |= !one_point.accepted;
 }
@@ -250,7 +281,7 @@ static inline drop_t statsd_read_metric(statsd_reader_t *s, statsd_line_t t, uin
             statsd_take_group(s, t, head, &g, &rest, counts);
     }
     if (rest.tags_parts > 1)
-        aggregate_flush(s->table, s->reader->arrival_ns, counts); /* the joined tags are the next line's */
+        aggregate_flush(s->table, s->reader, counts); /* the joined tags are the next line's */
     return DROP_NONE;
 }
 

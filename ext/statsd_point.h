@@ -2,10 +2,11 @@
 #ifndef PENSTOCK_STATSD_POINT_H
 #define PENSTOCK_STATSD_POINT_H
 
+#include "line_emit.h"
+#include "num_shortest.h"
 #include "line_general.h"
 #include "statsd.h"
 
-#define STATSD_NUMBER_BYTES 32u
 
 /* A line that is read: p[0..n), blanks stripped. Borrowed. */
 typedef struct {
@@ -45,26 +46,6 @@ static inline void statsd_emit(line_reader_t *c, const uint8_t *series, uint32_t
     if (c->tags->count)
         line_add_tags(c, &l, present);
     line_emit(c, &l, counts);
-}
-
-/* A double as the shortest of 15 to 17 digits that reads back to it; finite. Returns the number of bytes. */
-static inline uint32_t statsd_number_put(uint8_t *to, double v)
-{
-    if (fabs(v) < 1e15 && v == (double)(int64_t)v && !(v == 0 && signbit(v)))
-        return (uint32_t)num_write_i64(to, (int64_t)v);
-    char text[STATSD_NUMBER_BYTES];
-    int n = 0;
-    for (int digits = 15; digits <= 17; digits++) {
-        n = snprintf(text, sizeof text, "%.*g", digits, v);
-        if (strtod(text, NULL) == v)
-            break;
-    }
-    /* `1e+20` has a point nowhere and a plus where not all take one. */
-    uint32_t length = 0;
-    for (int i = 0; i < n; i++)
-        if (text[i] != '+')
-            to[length++] = (uint8_t)text[i];
-    return length;
 }
 
 /* A string field's text, quoted; `\n` (two bytes) becomes a newline if asked for. */

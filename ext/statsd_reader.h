@@ -78,7 +78,7 @@ static inline const uint32_t *statsd_fast(statsd_reader_t *s, const uint8_t *b, 
     } else if (!statsd_number_plain(b + value, value_end - value, &v)) {
         return NULL;
     }
-    sample_t *sample = aggregate_next(s->table, s->reader->arrival_ns, counts);
+    sample_t *sample = aggregate_next(s->table, s->reader, counts);
     sample->name = b + start;
     sample->name_length = head_end - start;
     sample->tags = b + tags;
@@ -103,6 +103,8 @@ static inline uint32_t statsd_read_window(statsd_reader_t *s, uint8_t *text, uin
     uint32_t bytes = n - at < LINE_WINDOW ? n - at : LINE_WINDOW;
     bool last = at + bytes == n;
     uint8_t behind = b[bytes];
+    if (!last && c->lent != NULL)
+        port_lend(c->lent, c->lent_base, b + bytes);
     b[bytes] = '\n';
     uint32_t count = s->scan(b, bytes, c->index);
     for (uint32_t i = 0; i < 6; i++)
@@ -151,7 +153,7 @@ static inline void statsd_read(statsd_reader_t *s, uint8_t *text, uint32_t n, li
 /* The end of a burst: everything collected goes into its series. */
 static inline void statsd_done(statsd_reader_t *s, line_counts_t *counts)
 {
-    aggregate_flush(s->table, s->reader->arrival_ns, counts);
+    aggregate_flush(s->table, s->reader, counts);
 }
 
 #endif

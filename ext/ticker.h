@@ -12,7 +12,7 @@
 #include "line_reader.h"
 #include "statsd_reader.h"
 
-#define TICKER_FIELDS_BYTES 2048u
+#define TICKER_FIELDS_BYTES 8192u /* 23 of AGGREGATE_FIELD_MAX and a number each */
 #define TICKER_PAUSE_NS 500000 /* between two looks at a ring that is full */
 
 /* A series in the table of one lane. */
@@ -41,14 +41,16 @@ typedef struct {
     line_reader_t *writer; /* borrowed: the agent's tags, and room to put them together */
     int64_t at_ns;
     int64_t patience_ns; /* monotonic: until when a full ring is waited for */
-    uint64_t points, ring_full;
+    uint64_t points, ring_full, unrouted, conflicts;
     uint64_t value_bytes; /* of the sketches and sets that were in use */
     uint8_t work[STATSD_WORK_BYTES];
     uint8_t key[SERIES_KEY_MAX + PORT_PADDING];
     uint8_t text[AGGREGATE_TEXT_MAX + PORT_PADDING];
     uint8_t fields[TICKER_FIELDS_BYTES + PORT_PADDING];
-    uint8_t time[STATSD_NUMBER_BYTES + PORT_PADDING];
+    uint8_t time[NUM_SHORTEST_BYTES + PORT_PADDING];
     uint32_t time_length;
+    const uint8_t *field; /* of a mapped name: what the value is called, escaped; borrowed from the series */
+    uint32_t field_length;
 } ticker_t;
 
 /* All that the series of one group have collected. */
@@ -76,38 +78,83 @@ static inline double ticker_finite(double v)
     return v > 1.7976931348623157e308 ? 1.7976931348623157e308 : v < -1.7976931348623157e308 ? -1.7976931348623157e308 : v == v ? v : 0;
 }
 
-static inline uint8_t *ticker_field(uint8_t *to, const char *name, double v)
+/* The name of a field, with a comma before it if it is not the first one. Of a mapped name it stands behind the field that a
+ * rule says, which takes the place of `value`. */
+static inline uint8_t *ticker_name(const ticker_t *k, uint8_t *to, const char *name)
 {
-    to = statsd_text_put(to, name);
-    *to++ = '=';
-    return to + statsd_number_put(to, ticker_finite(v));
+    if (likely(k->field_length == 0))
+        return statsd_text_put(to, name);
+    if (*name == ',')
+        *to++ = (uint8_t)*name++;
+    memcpy(to, k->field, k->field_length);
+    to += k->field_length;
+    if (strcmp(name, "value") == 0)
+        return to;
+    *to++ = '_';
+    return statsd_text_put(to, name);
 }
 
-/* Writes a point into every ring; waits for room as long as there is patience. */
+static inline uint8_t *ticker_field(const ticker_t *k, uint8_t *to, const char *name, double v)
+{
+    to = ticker_name(k, to, name);
+    *to++ = '=';
+    return to + num_write_shortest(to, ticker_finite(v));
+}
+
+/* Writes a point into every ring that it is for; waits for room as long as there is patience. */
 static inline void ticker_emit(ticker_t *k, uint32_t text_length, uint64_t present, uint32_t fields_length)
 {
     line_t l = {.series = k->text, .series_length = text_length, .fields = k->fields, .fields_length = fields_length,
                 .fields_signed = k->fields, .fields_signed_length = fields_length, .time = k->time, .time_length = k->time_length};
     if (k->writer->tags->count)
         line_add_tags(k->writer, &l, present);
-    uint32_t n = line_bytes(k->writer, &l, true);
+    uint32_t mask = UINT32_MAX;
+    bool marks = false;
+    if (k->writer->guard != NULL) {
+        guarded_t found;
+        uint64_t hash = guard_hash(k->writer->guard, k->writer->tags, l.series, l.series_length);
+        guard_line(k->writer->guard, &l, hash, slots_find(&k->writer->guard->slots, hash), GUARD_DECIDED, &found);
+        mask = found.mask;
+        marks = k->writer->guard->collisions && guard_collides(found.newest, k->at_ns);
+    }
+    if (mask == 0) {
+        k->unrouted++;
+        return;
+    }
+    if (k->writer->guard != NULL && k->writer->guard->types != NULL) {
+        types_verdict_t types = guard_fields(k->writer->guard, &l, 0);
+        if (types != TYPES_RIGHT)
+            guard_refuse_fields(k->writer->guard, &l, NULL, 0);
+        if (types == TYPES_NOTHING_LEFT) {
+            k->conflicts++;
+            return;
+        }
+    }
+    const point_t *point = line_point(k->writer, &l, k->rings, k->ring_count);
     bool taken = false;
     for (uint32_t i = 0; i < k->ring_count; i++) {
         ring_t *r = k->rings[i];
-        uint8_t *to;
-        while ((to = ring_reserve(r, n)) == NULL && ticker_clock() < k->patience_ns) {
+        if (!(mask >> i & 1)) {
+            counter_add(&r->filtered, 1);
+            continue;
+        }
+        uint32_t metrics = line_metrics(point, r);
+        bool stored;
+        while (true) {
+            if (unlikely(marks))
+                ring_mark(r); /* the run that was may have been closed below */
+            stored = line_store(k->writer, &l, point, r, k->at_ns);
+            if (stored || ticker_clock() >= k->patience_ns)
+                break;
             ring_publish(r);
             ring_notify(r);
             nanosleep(&(struct timespec){0, TICKER_PAUSE_NS}, NULL);
         }
+        r->offered += metrics;
         ring_count_accepted(r, 1);
-        if (to == NULL) {
-            counter_add(&r->missed, 1);
-            continue;
-        }
-        line_put(k->writer, &l, true, to);
-        ring_commit(r, n, 1, k->at_ns);
-        taken = true;
+        if (!stored)
+            counter_add(&r->missed, metrics);
+        taken |= stored;
     }
     k->points += taken;
     k->ring_full += !taken;
@@ -168,19 +215,21 @@ static inline uint8_t *ticker_fields_of_sketch(const ticker_t *k, uint8_t *to, c
 {
     const sketch_scale_t *scale = &k->settings->scale;
     double count = nearbyint(s->weight);
-    to = ticker_field(to, "mean", s->mean < s->least ? s->least : s->mean > s->most ? s->most : s->mean);
-    to = ticker_field(to, ",median", sketch_median(s, scale));
-    to = ticker_field(to, ",stddev", sketch_stddev(s));
-    to = ticker_field(to, ",sum", sketch_sum(s));
-    to = ticker_field(to, ",upper", s->most);
-    to = ticker_field(to, ",lower", s->least);
-    to = statsd_text_put(to, ",count=");
+    to = ticker_field(k, to, "mean", s->mean < s->least ? s->least : s->mean > s->most ? s->most : s->mean);
+    to = ticker_field(k, to, ",median", sketch_median(s, scale));
+    to = ticker_field(k, to, ",stddev", sketch_stddev(s));
+    to = ticker_field(k, to, ",sum", sketch_sum(s));
+    to = ticker_field(k, to, ",upper", s->most);
+    to = ticker_field(k, to, ",lower", s->least);
+    to = ticker_name(k, to, ",count");
+    *to++ = '=';
     to += num_write_i64(to, count < 9.2e18 ? (int64_t)count : INT64_MAX);
     *to++ = 'i';
     for (uint32_t i = 0; i < k->settings->percentile_count; i++) {
-        *to++ = ',';
-        to += statsd_number_put(to, k->settings->percentiles[i]);
-        to = ticker_field(to, "_percentile", sketch_percentile(s, scale, k->settings->percentiles[i]));
+        char name[NUM_SHORTEST_BYTES + 16] = ",";
+        uint32_t n = 1 + (uint32_t)num_write_shortest((uint8_t *)name + 1, k->settings->percentiles[i]);
+        strcpy(name + n, "_percentile");
+        to = ticker_field(k, to, name, sketch_percentile(s, scale, k->settings->percentiles[i]));
     }
     return to;
 }
@@ -203,14 +252,14 @@ static inline uint32_t ticker_fields(ticker_t *k, uint8_t type, ticker_sum_t *su
         sum->base = ticker_finite(value);
         if (!kept)
             return 0;
-        return (uint32_t)(ticker_field(to, "value", value) - k->fields);
+        return (uint32_t)(ticker_field(k, to, "value", value) - k->fields);
     }
     if (sum->samples == 0)
         return 0;
     if (type == SERIES_COUNTER)
-        return (uint32_t)(ticker_field(to, "value", ticker_counter(sum)) - k->fields);
+        return (uint32_t)(ticker_field(k, to, "value", ticker_counter(sum)) - k->fields);
     if (type == SERIES_SET)
-        return (uint32_t)(ticker_field(to, "value", (double)members_count(sum->members)) - k->fields);
+        return (uint32_t)(ticker_field(k, to, "value", (double)members_count(sum->members)) - k->fields);
     return (uint32_t)(ticker_fields_of_sketch(k, to, sum->sketch) - k->fields);
 }
 
@@ -219,6 +268,12 @@ static inline uint32_t ticker_text(ticker_t *k, const series_t *s, uint64_t *pre
 {
     const uint8_t *key = series_key(s);
     drop_t reason;
+    if (s->kind & SERIES_TEXT) {
+        *present = ~UINT64_C(0); /* what the agent adds is in it */
+        memcpy(k->text, key, s->name_length);
+        memset(k->text + s->name_length, 0, PORT_PADDING);
+        return s->name_length;
+    }
     *present = 0;
     memcpy(k->key, key, (uint32_t)s->name_length + s->tags_length);
     return statsd_canonical(k->settings, s->kind & SERIES_TYPE, k->key, s->name_length, k->key + s->name_length, s->tags_length,
@@ -258,10 +313,22 @@ static inline void ticker_group(ticker_t *k, const ticker_ref_t *refs, uint32_t 
     ticker_sum_t sum = {.quiet = UINT32_MAX};
     for (uint32_t i = 0; i < n; i++)
         ticker_collect(&sum, series_at(&k->lanes[refs[i].lane].aggregate->table, refs[i].id), k->lanes[refs[i].lane].epoch);
+    uint32_t head = 0;
+    k->field_length = 0;
+    if (unlikely(first->kind & SERIES_TEXT)) {
+        const uint8_t *key = series_key(first);
+        head = guard_head_length(key, first->name_length);
+        k->field = key + head + 1;
+        k->field_length = head < first->name_length ? first->name_length - head - 1 : 0;
+    }
     uint32_t fields = ticker_fields(k, type, &sum);
     if (fields) {
         uint64_t present;
         uint32_t text = ticker_text(k, first, &present);
+        if (head) {
+            text = head;
+            memset(k->text + head, 0, PORT_PADDING); /* in place of the field's name */
+        }
         ticker_emit(k, text, present, fields);
     }
     for (uint32_t i = 0; i < n; i++) {
@@ -315,6 +382,10 @@ static inline void ticker_aliases(ticker_t *k, ticker_lane_t *lane)
 static inline bool ticker_run(ticker_t *k)
 {
     k->time_length = (uint32_t)num_write_i64(k->time, k->at_ns);
+    if (k->writer->guard != NULL) {
+        guard_begin(k->writer->guard, k->at_ns);
+        guard_second(k->writer->guard);
+    }
     ticker_ref_t *refs = NULL;
     uint64_t count = 0, room = 0;
     for (uint32_t j = 0; j < k->lane_count; j++)

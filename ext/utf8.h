@@ -4,9 +4,25 @@
 
 #include "port.h"
 
-/* Whether p[0..n) is well-formed. Reads up to PORT_PADDING behind. */
+/* Whether p[0..n) has no byte above 0x7F. */
+static inline bool utf8_ascii(const uint8_t *p, size_t n)
+{
+    uint64_t seen = 0;
+    if (n < 8) {
+        seen = port_load_short(p, n);
+    } else {
+        for (size_t i = 0; i + 8 < n; i += 8)
+            seen |= port_load64(p + i);
+        seen |= port_load64(p + n - 8);
+    }
+    return (seen & UINT64_C(0x8080808080808080)) == 0;
+}
+
+/* Whether p[0..n) is well-formed. */
 static inline bool utf8_valid(const uint8_t *p, size_t n)
 {
+    if (likely(utf8_ascii(p, n)))
+        return true;
     size_t i = 0;
     while (i < n) {
         uint8_t lead = p[i];

@@ -102,6 +102,8 @@ def build_wheel(work: Path) -> Path:
         run(PYTHON, "-m", "venv", tools)
         run(tools / "bin" / "pip", "install", "-q", "build")
     shutil.rmtree(wheels, ignore_errors=True)
+    # A package without plots on its page would be one that nobody notices.
+    os.environ["PENSTOCK_PAGE"] = "required"
     run(tools / "bin" / "python", "-m", "build", "--outdir", wheels, ROOT)
     (wheel,) = wheels.glob("*.whl")
     return wheel
@@ -220,6 +222,10 @@ def add_documents(stage: Path, version: str) -> None:
     )
     (folder / "changelog.gz").write_bytes(gzip.compress(entry.encode(), 9, mtime=0))
     shutil.copyfile(ROOT / "README.md", folder / "README.md")
+    # The manual that it leads to; the picture of the page is for those who have no page yet.
+    (folder / "docs").mkdir()
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        shutil.copyfile(page, folder / "docs" / page.name)
     overrides = stage / "usr/share/lintian/overrides/penstock"
     overrides.parent.mkdir(parents=True)
     shutil.copyfile(HERE / "lintian-overrides", overrides)

@@ -2,7 +2,8 @@
 
 A page is written by hand, but for what stands between the comments ``begin NAME`` and ``end NAME``. The keys
 take their explanations from configs/penstock.toml, which a test holds to the schema, and their ranges from
-the schema itself. ``make man`` runs this; a test fails if a page is not what this makes of it.
+the schema itself. ``make man`` runs this, and makes docs/messages.md; a test fails if a page is not what this
+makes of it.
 """
 
 import re
@@ -17,22 +18,31 @@ sys.path.insert(0, str(ROOT))
 
 from agent import __version__  # noqa: E402
 from agent.cli import cli  # noqa: E402
+from agent.config_guards import Cardinality, CardinalityLimit, Collisions, Types, TypesField  # noqa: E402
 from agent.config_kinds import Choice, Duration, Integer, Kind, Number, Size  # noqa: E402
+from agent.config_rules import Map, Shape, ShapeTag  # noqa: E402
 from agent.config_schema import (  # noqa: E402
     OUTPUT_TYPES,
     Agent,
+    FilterTable,
     Flush,
+    Host,
     Listen,
     Log,
     RejectedTable,
+    Slo,
     SpoolTable,
     kinds,
 )
+from packages import log_messages  # noqa: E402
 
 STRUCTS = (
-    {"agent": Agent, "log": Log, "listen": Listen, "flush": Flush}
-    | {name: OUTPUT_TYPES[name] for name in ("file", "influxdb")}
-    | {"spool": SpoolTable, "rejected": RejectedTable}
+    {"agent": Agent, "log": Log, "listen": Listen, "host": Host, "flush": Flush, "slo": Slo}
+    | {name: OUTPUT_TYPES[name] for name in ("file", "influxdb", "remote_write")}
+    | {"map": Map, "shape": Shape, "path": ShapeTag}
+    | {"cardinality": Cardinality, "limit": CardinalityLimit, "types": Types, "field": TypesField}
+    | {"collisions": Collisions}
+    | {"filter": FilterTable, "spool": SpoolTable, "rejected": RejectedTable}
 )
 KEY = re.compile(r"#?(?P<name>[a-z_]+) = (?P<value>\".*?\"|\{.*?\}|\S+) +# (?P<text>.+)")
 
@@ -85,9 +95,9 @@ def keys(wanted: str) -> Iterator[str]:
     """A paragraph for each key of the table *wanted*, in the order of configs/penstock.toml."""
     body = (ROOT / "configs" / "penstock.toml").read_text().split("\n# Example: ")[0]
     blocks = re.split(r"^#?\[+([a-z.]+)\]+$", body, flags=re.MULTILINE)[1:]
-    outputs = iter(("file", "influxdb"))
+    outputs = iter(("file", "influxdb", "remote_write"))
     for header, block in zip(blocks[::2], blocks[1::2], strict=True):
-        name = next(outputs) if header == "output" else header.removeprefix("output.")
+        name = next(outputs) if header == "output" else header.rpartition(".")[2]
         if name != wanted:
             continue
         known = kinds(STRUCTS[name])
@@ -130,6 +140,9 @@ def main() -> None:
     for page in pages():
         page.write_text(made(page))
         print(page.relative_to(ROOT))
+    log_messages.PAGE.parent.mkdir(exist_ok=True)
+    log_messages.PAGE.write_text(log_messages.document())
+    print(log_messages.PAGE.relative_to(ROOT))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ Tests marked ``slow`` are run there, with ``--slow``, and where ``-m`` names the
 
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Generator
 from typing import NoReturn
@@ -20,6 +21,10 @@ import pytest
 QUIET = os.environ.get("PENSTOCK_QUIET_MACHINE", "") not in ("", "0")
 
 REQUIRE_ALL = os.environ.get("PENSTOCK_REQUIRE_ALL", "") not in ("", "0")
+
+# A run of all tests draws so many random examples that it finds nearly what there is; one that somebody waits
+# for draws a fifth of them.
+THOROUGH = REQUIRE_ALL or "--slow" in sys.argv
 
 # What may be missing even then: test data that lives outside the repository, and what only another
 # processor, kernel or distribution has. A reason is taken for one of these by its first words.
@@ -55,6 +60,11 @@ def wait_until(condition: Callable[[], object], timeout: float = 10.0, what: str
         if time.monotonic() > deadline:
             pytest.fail(f"not within {timeout:g} s: {what or condition}")
         time.sleep(0.005)
+
+
+def examples(count: int) -> int:
+    """How many random examples to draw of *count*."""
+    return count if THOROUGH else max(count // 5, 25)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

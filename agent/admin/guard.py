@@ -3,7 +3,8 @@
 aiohttp bounds the size of a request, not the time it takes to arrive, nor the number of connections. A
 :class:`Guard` stands between the transport and aiohttp's protocol and cuts a connection whose request is not
 complete in time, whose answer is not taken in time, or that is one too many. Each connection carries one
-request only (the server answers ``Connection: close``), which makes these the only limits needed.
+request only (the server answers ``Connection: close``), which makes these the only limits needed. A stream is
+an answer without an end; of it, only who stops reading is cut.
 """
 
 import asyncio
@@ -37,6 +38,12 @@ class Guards:
         if guard is not None:
             guard.limit(self.answer_timeout)
 
+    def stream(self, transport: asyncio.BaseTransport | None) -> None:
+        """The answer is one without an end: only a client that does not take it is cut, in the usual time."""
+        guard = self._open.get(transport) if transport is not None else None
+        if guard is not None:
+            guard.stream()
+
 
 class Guard(asyncio.Protocol):
     """One connection: passes everything on to *inner*, and cuts it when its time is over."""
@@ -47,12 +54,18 @@ class Guard(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._admitted = False
         self._timer: asyncio.TimerHandle | None = None
+        self._streams = False
 
     def limit(self, seconds: float) -> None:
         """Cut the connection after *seconds*, in place of an earlier limit."""
         self._cancel()
         if self._transport is not None:
             self._timer = asyncio.get_running_loop().call_later(seconds, self._transport.abort)
+
+    def stream(self) -> None:
+        """No limit on the whole from now on, but on each time that the client takes nothing."""
+        self._cancel()
+        self._streams = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -77,9 +90,13 @@ class Guard(asyncio.Protocol):
         return self._inner.eof_received() if self._admitted else None
 
     def pause_writing(self) -> None:
+        if self._streams:
+            self.limit(self._guards.request_timeout)
         self._inner.pause_writing()
 
     def resume_writing(self) -> None:
+        if self._streams:
+            self._cancel()
         self._inner.resume_writing()
 
     def _cancel(self) -> None:

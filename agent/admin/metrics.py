@@ -18,12 +18,16 @@ from prometheus_client.registry import Collector
 from agent import __version__, _core
 from agent.accounts import (
     AggregationAccount,
+    GuardAccount,
     LaneAccount,
     ListenerAccount,
     OutputAccount,
     RejectedAccount,
     SpoolAccount,
 )
+from agent.admin.metrics_delivery import delivery
+from agent.admin.metrics_objectives import objectives
+from agent.admin.metrics_watching import limits, sockets, watching
 from agent.admin.status import OutputState, Provider, ServiceStatus
 from agent.ledger import Ledger
 
@@ -37,12 +41,21 @@ _LISTENER_COUNTERS: _Rows = (
     ("received_metrics", "Metrics found in them, malformed ones included.", "received"),
     ("accepted_metrics", "Metrics that at least one output's ring or a table took.", "accepted"),
     ("aggregated_metrics", "Accepted, and kept for the next tick instead of written.", "aggregated"),
+    ("shaped_metrics", "Accepted under a measurement or tags that rules have changed.", "shaped"),
+    ("overflowed_metrics", "Accepted without what makes too many series: a tag's value.", "overflowed"),
+    ("observed_metrics", "Accepted, though over a limit that only observes.", "observed"),
+    ("coerced_metrics", "Accepted with a field brought to its type.", "coerced"),
+    ("rejected_fields", "Fields that left their line, since they have another type.", "fields_rejected"),
     ("rewritten_metrics", "Accepted after their bytes were brought into the safe subset.", "rewritten"),
     ("clamped_metrics", "Accepted after an unsigned value was cut to the signed range.", "clamped"),
     ("kernel_dropped_datagrams", "Datagrams dropped by the kernel: its buffer was full.", "kernel_drops"),
+    ("accepted_connections", "Connections accepted.", "connections_accepted"),
+    ("refused_connections", "Connections closed at once: there were too many.", "connections_refused"),
+    ("failed_handshakes", "Connections that never got to speak TLS.", "handshakes_failed"),
 )
 _LISTENER_GAUGES: _Rows = (
     ("listener_sockets", "Sockets of the listener that are open.", "sockets"),
+    ("listener_connections", "Connections that are open.", "connections"),
     ("listener_queue_bytes", "What the kernel holds in the receive buffers.", "queue_bytes"),
     ("listener_receive_buffer_bytes", "How much the receive buffers can hold.", "receive_buffer_bytes"),
 )
@@ -50,6 +63,8 @@ _AGGREGATION_COUNTERS: _Rows = (
     ("aggregation_samples", "Samples that were aggregated.", "samples"),
     ("aggregation_points", "Points made of them at ticks.", "points"),
     ("aggregation_dropped_points", "Points dropped at ticks: every ring was full.", "ring_full"),
+    ("aggregation_unrouted_points", "Points that no output wants.", "unrouted"),
+    ("aggregation_conflicting_points", "Points none of whose fields has its type.", "conflicts"),
     ("aggregation_expired_series", "Series forgotten after a long silence.", "expired"),
 )
 _AGGREGATION_GAUGES: _Rows = (
@@ -60,13 +75,19 @@ _LANE_COUNTERS: _Rows = (
     ("lane_accepted_metrics", "Metrics accepted by the lane.", "accepted"),
     ("lane_receive_calls", "Receive calls that returned something.", "receives"),
 )
-_LANE_GAUGES: _Rows = (("lane_running", "1 while the lane's thread runs.", "running"),)
+_LANE_GAUGES: _Rows = (
+    ("lane_running", "1 while the lane's thread runs.", "running"),
+    ("lane_paused", "1 while the lane reads from no connection: no ring has room.", "paused"),
+)
 _OUTPUT_COUNTERS: _Rows = (
     ("output_restored_metrics", "Metrics that an earlier process left, or a command brought.", "restored"),
     ("output_written_metrics", "Metrics written to the output's rings.", "written"),
     ("output_missed_metrics", "Metrics that others took while this output's ring was full.", "missed"),
+    ("output_filtered_metrics", "Lines that a filter or a shard left out of the output.", "filtered"),
+    ("output_left_out_fields", "Fields and tags that the output's encoding cannot hold.", "left_out"),
     ("output_delivered_metrics", "Metrics that the destination confirmed.", "delivered"),
     ("output_rejected_metrics", "Metrics that the destination refused for good.", "rejected"),
+    ("output_merged_metrics", "Lines that went into others of one series and time.", "merged"),
     ("output_batches", "Batches of the rings that are decided, or safe in the spool.", "batches"),
     ("output_replayed_files", "Files of the spool that are decided.", "replayed"),
     ("output_attempts", "Requests begun.", "attempts"),
@@ -105,6 +126,27 @@ _REFUSED_GAUGES: _Rows = (
     ("rejected_files", "Files of rejected metrics; each has another with its reasons.", "files"),
     ("rejected_bytes", "What they take of the disk.", "bytes"),
 )
+_GUARD_COUNTERS: _Rows = (
+    ("guard_unknown_heads", "Heads that a writer did not know, and asked for.", "unknown"),
+    ("guard_decided_heads", "Heads and names that a writer had not kept, and decided.", "decided"),
+    ("guard_rules_given_up", "Those for which a rule or a filter took too long.", "given_up"),
+    (
+        "guard_rejected_unsaved_fields",
+        "Fields that left their metrics, and could not be kept.",
+        "rejected_unsaved",
+    ),
+    ("guard_refused_series", "New heads over a limit, as often as writers asked.", "refused"),
+    ("guard_observed_series", "The same, where they are only counted.", "observed"),
+    ("guard_expired_series", "Series forgotten because they were silent.", "expired"),
+    ("guard_unguarded_fields", "First sights of fields whose type cannot be kept.", "fields_unguarded"),
+)
+_GUARD_GAUGES: _Rows = (
+    ("guard_series", "Series that are known.", "series"),
+    ("guard_series_limit", "How many there may be.", "series_max"),
+    ("guard_overflow_series", "Series made of those beyond the limits.", "overflow_series"),
+    ("guard_fields", "Fields whose type is kept.", "fields"),
+    ("guard_memory_bytes", "Memory of what is known of series.", "bytes"),
+)
 _STATE_GAUGES: _Rows = (
     ("output_concurrency_limit", "Requests that may be under way at once, as things are.", "limit"),
     ("output_round_trip_seconds", "Moving average of what a request takes.", "round_trip"),
@@ -122,7 +164,11 @@ class _ServiceCollector(Collector):
         status = self._provider.status()
         yield from _service(status, not self._provider.ready())
         yield from _output_states(status.outputs)
+        yield from limits(status.outputs)
         yield from _ledger(self._provider.ledger())
+        watched = self._provider.watched()
+        yield from objectives(watched.objectives)
+        yield from watching(watched, self._provider.sessions())
 
     def describe(self) -> Iterable[Metric]:
         """Empty, so that registering does not take a reading."""
@@ -195,12 +241,26 @@ def _ledger(ledger: Ledger) -> Iterator[Metric]:
         for reason in _core.REASONS:
             dropped.add_metric((listener.name, reason), listener.dropped.get(reason, 0))
     yield dropped
+    closed = _counter("closed_connections", "Connections closed, by reason.", ("listener", "reason"))
+    for listener in ledger.listeners:
+        if listener.connections_accepted:
+            for reason in _core.CLOSE_NAMES:
+                closed.add_metric((listener.name, reason), listener.connections_closed.get(reason, 0))
+    yield closed
+
+    requests = _counter("listener_requests", "Requests by the status of the answer.", ("listener", "answer"))
+    for listener in ledger.listeners:
+        for answer, count in sorted(listener.requests.items()):
+            requests.add_metric((listener.name, answer), count)
+    yield requests
+
+    yield from sockets(ledger.listeners)
 
     aggregations = [(one.name, one.aggregation) for one in ledger.listeners if one.aggregation is not None]
     yield from _table(_counter, _AGGREGATION_COUNTERS, "listener", aggregations)
     yield from _table(_gauge, _AGGREGATION_GAUGES, "listener", aggregations)
 
-    lanes = [(str(lane.lane), lane) for lane in ledger.lanes]
+    lanes = [(str(lane.lane) if lane.lane >= 0 else "feed", lane) for lane in ledger.lanes]
     yield from _table(_counter, _LANE_COUNTERS, "lane", lanes)
     yield from _table(_gauge, _LANE_GAUGES, "lane", lanes)
     cpu = _counter("lane_cpu_seconds", "Processor time of the lane's thread.", ("lane",))
@@ -224,7 +284,30 @@ def _ledger(ledger: Ledger) -> Iterator[Metric]:
         for ring in output.rings:
             slots.add_metric((output.name, ring.writer), ring.slots_used)
     yield slots
+    yield from delivery(ledger.outputs)
     yield from _disks(ledger.outputs)
+    if ledger.guards is not None:
+        yield from _guards(ledger.guards)
+
+
+def _guards(guards: GuardAccount) -> Iterator[Metric]:
+    """What is known of series. The offenders' names are few and short: this must not explode itself."""
+    for name, text, source in _GUARD_COUNTERS:
+        counter = _counter(name, text)
+        counter.add_metric((), getattr(guards, source))
+        yield counter
+    for name, text, source in _GUARD_GAUGES:
+        gauge = _gauge(name, text)
+        gauge.add_metric((), getattr(guards, source))
+        yield gauge
+    labels = ("measurement", "tag")
+    series = _gauge("offender_series", "Known series charged to a tag that makes many.", labels)
+    growth = _gauge("offender_new_series_per_minute", "Distinct new heads because of the tag.", labels)
+    for one in guards.offenders:
+        series.add_metric((one.measurement, one.tag), one.series)
+        growth.add_metric((one.measurement, one.tag), one.per_minute)
+    yield series
+    yield growth
 
 
 def _disks(outputs: Iterable[OutputAccount]) -> Iterator[Metric]:

@@ -26,6 +26,7 @@ from dataclasses import replace
 from agent.delivery.breaker import Breaker, State
 from agent.delivery.leases import Lease, Leases
 from agent.delivery.limiter import Limiter
+from agent.delivery.measures import Measures
 from agent.delivery.task import AttemptCounters, Health, Resilience, Task
 from agent.outputs.base import Kind, Output, Payload, Verdict, one_line
 from agent.outputs.verdicts import OVERLOADED
@@ -81,8 +82,7 @@ class Attempts:
         self._generation = 0  # raised when all that was decided about pauses is void
         self._successes = 0
         self._health = Health(since=time.time())
-        self._attempts = self._retries = self._bytes_raw = self._bytes_sent = 0
-        self._requests: dict[str, int] = {}
+        self._measures = Measures()
 
     # ---- what it looks like ----
 
@@ -112,14 +112,7 @@ class Attempts:
     def counters(self) -> AttemptCounters:
         """One reading, consistent in itself."""
         with self._changed:
-            return AttemptCounters(
-                attempts=self._attempts,
-                requests=dict(self._requests),
-                retries=self._retries,
-                bytes_raw=self._bytes_raw,
-                bytes_sent=self._bytes_sent,
-                opened=self._breaker.opened,
-            )
+            return self._measures.read(self._breaker.opened)
 
     def room(self, in_hand: int, may_leave: Callable[[], bool]) -> tuple[int, float]:
         """How many more batches may be begun with *in_hand* begun already, and when that changes by itself.
@@ -196,15 +189,18 @@ class Attempts:
 
     # ---- one body ----
 
-    def encode(self, body: memoryview, metrics: int) -> Payload:
+    def encode(self, task: Task, body: memoryview, metrics: int, encoding: str = "lp") -> Payload:
         """*body* as the output wants it; as it is where the output fails at that."""
         output = self.output
         try:
-            return output.encode(body, metrics)
+            return output.encode(body, metrics, encoding)
         except Exception as error:
             traceback.clear_frames(error.__traceback__)
-            logger.exception("an output failed in a way that it should not", extra={"output": output.name})
-            return Payload(body, metrics, len(body))
+            extra = {"output": output.name, "batch": task.trace.id}
+            logger.exception("an output failed in a way that it should not", extra=extra)
+            return Payload(body, metrics, len(body), encoding)
+        finally:
+            task.trace.mark("encode")
 
     def decide(self, task: Task, payload: Payload) -> Verdict | None:
         """Attempt *payload* until the verdict is neither RETRY nor HOLD; None if it is given up for now."""
@@ -218,7 +214,7 @@ class Attempts:
             failed = verdict.kind in (Kind.RETRY, Kind.HOLD)
             with self._changed:
                 self._under_way -= 1
-                self._count(payload, verdict, failures > 0)
+                self._measures.count(payload, verdict, took, failures > 0)
                 if not failed and self._health.state == "ok" and not self._sleepers:
                     # As it is nearly always.
                     if self._leases.is_current(lease):
@@ -235,6 +231,8 @@ class Attempts:
             # A success of another batch shows that the destination is back, so it ends the pause, but only
             # once for each batch: one that fails again after that fails by itself.
             alone |= self._pause(task, generation, pause, None if alone else successes)
+            task.trace.mark("pause")
+        task.trace.mark("turn")
         return None
 
     def _admit(self, task: Task) -> tuple[int, int, int] | None:
@@ -263,7 +261,8 @@ class Attempts:
 
     def _post(self, output: Output, task: Task, payload: Payload) -> tuple[Verdict, float]:
         """Make one attempt: the verdict, and how long it took."""
-        began = time.monotonic()
+        trace = task.trace
+        began = trace.mark("turn")
         if task.deadline == math.inf:
             task.deadline = began + self.resilience.batch_timeout
         # What has nowhere to go when its time is over has all the time of the world.
@@ -271,14 +270,16 @@ class Attempts:
         deadline = min(left, self._deadline)
         task.began = began
         try:
+            payload.trace = trace.header()
             verdict = output.post(payload, deadline)
         except Exception as error:
             # An attempt's frames could keep views of the batch alive, which could then not be released.
             traceback.clear_frames(error.__traceback__)
-            logger.exception("an output failed in a way that it should not", extra={"output": output.name})
+            extra = {"output": output.name, "batch": trace.id}
+            logger.exception("an output failed in a way that it should not", extra=extra)
             verdict = Verdict(Kind.RETRY, text=one_line(f"{type(error).__name__}: {error}"))
         task.began = None
-        return verdict, time.monotonic() - began
+        return verdict, trace.tried(verdict.status, verdict.text, payload.raw_bytes, len(payload.data))
 
     def _gives_up(self, task: Task, failures: int, pause: float) -> bool:
         """Whether a body that has failed so often is to go elsewhere instead of being tried again."""
@@ -292,18 +293,6 @@ class Attempts:
             )
 
     # ---- what an attempt came to; with the lock held unless it says otherwise ----
-
-    def _count(self, payload: Payload, verdict: Verdict, again: bool) -> None:
-        if verdict.status is not None:
-            answer = f"{verdict.status // 100}xx"
-        else:
-            answer = "error" if verdict.kind is Kind.RETRY else ""
-        if answer:
-            self._requests[answer] = self._requests.get(answer, 0) + 1
-        self._attempts += 1
-        self._retries += again
-        self._bytes_raw += payload.raw_bytes
-        self._bytes_sent += len(payload.data)
 
     def _judge(self, ticket: int, took: float, under_way: int) -> None:
         """Tell the breaker and the limiter of an answer."""
@@ -344,6 +333,7 @@ class Attempts:
             elif held:
                 pause = self._longest()
             task.failures += not held
+            task.trace.failed = True
             if self._leases.is_current(lease):
                 self._tell(ticket, verdict, took, pause)
             state = "holding" if held else "retrying"
@@ -355,6 +345,7 @@ class Attempts:
         extra = {
             "output": output.name,
             "target": output.target,
+            "batch": task.trace.id,
             "status": verdict.status,
             "reason": verdict.text,
             "attempt": failures + 1,

@@ -3,6 +3,10 @@
 The oldest goes first. A file that fails rests for a while, twice as long each time, and lets the others pass:
 the reason may lie in the file, and then it must not stop what is behind it. When an outage ends, those that
 failed in it need no more rest.
+
+Where the order matters (:attr:`Backlog.ordered`), nothing passes a file that has failed: one that fails in an
+outage is the next to be tried, and one that fails by itself, with short rests, lets others pass after
+:data:`PASSED_AFTER` times.
 """
 
 import math
@@ -20,6 +24,10 @@ RESTING_MAX = 1000
 REMEMBERED_MAX = 1024
 """Of so many files it is known how often they have failed."""
 
+PASSED_AFTER = 8
+REST_IN_ORDER_S = 0.5
+"""The longest rest until then."""
+
 
 class Backlog:
     """The files of *spool*. All methods may be called by any thread.
@@ -34,6 +42,8 @@ class Backlog:
         self._failures: OrderedDict[str, int] = OrderedDict()
         self._wakes = math.inf  # the first of those who rest
         self._waiting = True  # something may be in the spool that does not rest
+        self.ordered = False
+        """Whether what waits is to be delivered in the order in which it came."""
 
     def changed(self) -> None:
         """Something was stored."""
@@ -42,6 +52,10 @@ class Backlog:
     def is_waiting(self, now: float) -> bool:
         """Whether there may be something to deliver; False is certain."""
         return self._waiting or now >= self._wakes
+
+    def holds_up(self, now: float) -> bool:
+        """Whether something must go before what is behind the backlog, where the order matters."""
+        return self.is_waiting(now) or self._is_blocked()
 
     @property
     def wakes_at(self) -> float:
@@ -53,7 +67,7 @@ class Backlog:
         self._wake(time.monotonic())
         # In this order: what is stored after the look at the spool sets it again.
         self._waiting = False
-        if len(self._resting) >= RESTING_MAX:
+        if len(self._resting) >= RESTING_MAX or (self.ordered and self._is_blocked()):
             return None
         entry = self._spool.take()
         if entry is None:
@@ -67,7 +81,7 @@ class Backlog:
         *in_outage*: everything else fails, too.
         """
         name = work.entry.name
-        if not work.failures:
+        if not work.failures or (self.ordered and in_outage):
             self._spool.put_back(work.entry)
             self._waiting = True
             return
@@ -77,6 +91,8 @@ class Backlog:
             if len(self._failures) > REMEMBERED_MAX:
                 self._failures.popitem(last=False)
             pause = min(output.retry_max, output.retry_min * 2.0 ** min(failures, 62))
+            if self.ordered and failures < PASSED_AFTER:
+                pause = min(pause, REST_IN_ORDER_S)
             self._resting[name] = (time.monotonic() + pause, work, in_outage)
             self._look_at_those_who_rest()
 
@@ -97,6 +113,11 @@ class Backlog:
     def close(self) -> None:
         """Give everything back to the spool."""
         self._wake(math.inf)
+
+    def _is_blocked(self) -> bool:
+        """Whether a file rests that nothing may pass."""
+        with self._lock:
+            return any(self._failures.get(name, 0) <= PASSED_AFTER for name in self._resting)
 
     def _wake(self, now: float) -> None:
         """Give those back to the spool that have rested enough."""

@@ -35,7 +35,7 @@ from agent.delivery.feed import ALL, Feed
 from agent.delivery.relief import STUCK_POLL_S, Relief
 from agent.delivery.senders import Senders
 from agent.delivery.spiller import Spiller
-from agent.delivery.task import DEFAULTS, Health, Resilience
+from agent.delivery.task import DEFAULTS, UNWATCHED, Health, Resilience, Watching
 from agent.delivery.work import Live, Loose, Stored
 from agent.outputs.base import Output
 from agent.store.rejected import Rejected
@@ -51,6 +51,12 @@ STORE_GRACE_S = 10.0
 
 CHORES_S = 60.0
 """The rejected metrics are looked after so often."""
+
+WARM_UP_S = 0.5
+"""So long after they came, rings are mapped whole: the start of the agent must not wait for that."""
+
+WARM_UP_BYTES = 256 << 20
+"""So much of each ring is, at 0.4 ms for each MiB."""
 
 LOOSE_MAX = 16
 """Bodies that commands have brought and that are undecided, at most."""
@@ -74,11 +80,21 @@ class Flusher:
         *,
         spool: Spool | None = None,
         rejected: Rejected | None = None,
+        same_field: str = "",
+        watching: Watching = UNWATCHED,
     ) -> None:
         self.name = name
         self._waker = waker
         self.delivery = Delivery(
-            output, resilience, spool=spool, rejected=rejected, left=self._take_back, wake=waker.wake
+            output,
+            resilience,
+            spool=spool,
+            rejected=rejected,
+            same_field=same_field,
+            watching=watching,
+            left=self._take_back,
+            wake=waker.wake,
+            stored=self.spool_changed,
         )
         self._senders = Senders(name, self.delivery)
         # Guards what other threads set and the flusher looks at once in each round.
@@ -99,6 +115,8 @@ class Flusher:
         self._in_outage = False  # as of the last round
         self._turn = 0
         self._chores_at = math.inf if rejected is None else time.monotonic() + CHORES_S
+        self._cold = [feed.ring for feed in self._feeds]
+        self._warm_up_at = time.monotonic() + WARM_UP_S
         self._lost = 0  # metrics that were dropped or left at the end
         self._thread = threading.Thread(target=self._run, name=f"flush-{name}", daemon=True)
 
@@ -131,12 +149,15 @@ class Flusher:
         *,
         spool: Spool | None = None,
         spooling: bool = True,
+        same_field: str = "",
+        watching: Watching = UNWATCHED,
     ) -> None:
         """Flush as *flush* says from now on, and deliver to *output*, each unless it is None.
 
         Batches that are under way go there with their next attempt; the former output is closed when none
         uses it any more. The rings stay as they are, so the new output must take their encoding. A *spool*
         may come where there was none; one that is there stays, and is only emptied if not *spooling*.
+        *same_field* is what the delivery merges batches by, *watching* what it tells of them.
         """
         with self._lock:
             self._flush = flush
@@ -147,6 +168,8 @@ class Flusher:
             resilience or self.delivery.attempts.resilience,
             spool or self.delivery.spool,
             spooling,
+            same_field,
+            watching,
         )
         self._waker.wake()
 
@@ -157,6 +180,8 @@ class Flusher:
             for feed in self._feeds:
                 feed.leaving = wanted.pop(id(feed.ring), None) is None
             self._feeds += [Feed(ring) for ring in wanted.values()]
+            self._cold += wanted.values()
+            self._warm_up_at = time.monotonic() + WARM_UP_S
         self._waker.wake()
 
     def spool_changed(self) -> None:
@@ -220,6 +245,7 @@ class Flusher:
         if self._backlog is not None:
             self._backlog.close()
         self._feeds = []
+        self._cold = []
 
     def _round(self) -> bool:
         """Take what is ready, then sleep until something can have changed. False at the end."""
@@ -242,7 +268,9 @@ class Flusher:
             stuck |= not self._take(feed, flush, draining, held, now)
         if backlog is not None:
             self._replay(backlog, now, spare=1)
-            wake_at = min(wake_at, backlog.wakes_at)
+            if not backlog.is_waiting(now):
+                # One that waits already has no place; whatever gives it one wakes us, or has its time below.
+                wake_at = min(wake_at, backlog.wakes_at)
         if self._room <= 0 or held:
             # Only a sender that comes back changes that, and it wakes us; or the time does.
             self._blocked_since = self._blocked_since or now
@@ -285,7 +313,17 @@ class Flusher:
         if now >= self._chores_at and self._rejected is not None:
             self._chores_at = now + CHORES_S
             self._spiller.do(self._rejected.tick)
-        return min(self._chores_at, math.inf if due is None else due)
+        if now >= self._warm_up_at:
+            self._warm_up()
+        return min(self._chores_at, self._warm_up_at, math.inf if due is None else due)
+
+    def _warm_up(self) -> None:
+        """Map the rings, or a burst that is the first to reach a page would pay for each by the way."""
+        with self._lock:
+            cold, self._cold = self._cold, []
+            self._warm_up_at = math.inf
+        for ring in cold:
+            ring.populate(WARM_UP_BYTES)
 
     def _take(self, feed: Feed, flush: Flush, draining: bool, held: bool, now: float) -> bool:
         """Hand over what is ready in one ring, as long as there is room. False if the ring refuses."""
@@ -316,9 +354,12 @@ class Flusher:
         if closed and self._in_outage:
             backlog.outage_over()
         self._in_outage = not closed
-        if attempts.resilience.order == "oldest_first":
+        backlog.ordered = attempts.resilience.order == "oldest_first"
+        if backlog.ordered:
             self._replay(backlog, now)
-            return self._senders.replaying > 0 or backlog.is_waiting(now)
+            # What is on its way into the spool is older than what is in the rings.
+            storing = self.delivery.storing or self._spiller.in_hand
+            return bool(self._senders.replaying or storing or backlog.holds_up(now))
         if not closed:
             self._replay(backlog, now)
         return False

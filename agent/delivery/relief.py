@@ -106,13 +106,18 @@ class Relief:
             self.look_at = now
 
     def _interrupt(self, spill_at: float, now: float) -> None:
-        """End attempts that have hung for long, if they hold up a ring that is full."""
+        """End attempts that have hung for long, if one of them holds up a ring that is full.
+
+        All of them at once: what is behind that one in the ring would hold it up next, and a second for each
+        is more than a full ring has.
+        """
         attempts = self._delivery.attempts
         before = now - max(STUCK_S, STUCK_ROUND_TRIPS * attempts.round_trip)
-        hanging = [work for work in self._senders.hanging(before) if work.feed.held_up(work) >= spill_at]
-        if hanging:
+        hanging = self._senders.hanging(before)
+        if any(work.feed.held_up(work) >= spill_at for work in hanging):
             for work in hanging:
                 work.hurried = True
-            extra = {"output": self._name, "attempts": len(hanging)}
+            batches = [work.trace.id for work in hanging]
+            extra = {"output": self._name, "attempts": len(hanging), "batch": batches}
             logger.warning("attempts that hold up a full ring are given up", extra=extra)
             attempts.interrupt(before)

@@ -10,7 +10,7 @@ from agent.delivery.backlog import Backlog
 from agent.delivery.breaker import State
 from agent.delivery.delivery import Delivery
 from agent.delivery.feed import Taken
-from agent.delivery.work import Live
+from agent.delivery.work import Live, Stored
 
 logger = logging.getLogger(__name__)
 
@@ -75,15 +75,19 @@ class Senders:
                 thread.join()
 
     def _run(self) -> None:
+        batch: Live | Stored | None
         while (work := self._queue.get()) is not None:
+            batch = None
             try:
                 if isinstance(work, Backlog):
-                    self._replay(work)
-                elif not self._delivery.deliver(work):
+                    if (batch := work.take()) is not None:
+                        self._replay(work, batch)
+                elif not self._delivery.deliver(batch := work):
                     self.returned.append(work)
             except Exception:
                 # A bug. The batch goes back to its ring with the last reference; the ledger shows the gap.
-                logger.critical("a batch could not be accounted for", exc_info=True)
+                extra = {"batch": batch.trace.id if batch is not None else ""}
+                logger.critical("a batch could not be accounted for", exc_info=True, extra=extra)
             finally:
                 with self._lock:
                     self.busy -= 1
@@ -93,13 +97,10 @@ class Senders:
                         self._in_hand.discard(work)
                         work.feed.in_hand_bytes -= work.nbytes
                 # A batch keeps its ring's memory.
-                work = None
+                work = batch = None
                 self._delivery.wake()
 
-    def _replay(self, backlog: Backlog) -> None:
-        work = backlog.take()
-        if work is None:
-            return
+    def _replay(self, backlog: Backlog, work: Stored) -> None:
         if not self._delivery.deliver(work):
             attempts = self._delivery.attempts
             backlog.give_back(work, attempts.output, attempts.breaker is not State.CLOSED)

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from agent.delivery.trace import Trace
+
 
 @dataclass(frozen=True, slots=True)
 class Resilience:
@@ -23,6 +25,19 @@ DEFAULTS = Resilience()
 
 
 @dataclass(frozen=True, slots=True)
+class Watching:
+    """How closely an output is watched, by the names of the config."""
+
+    trace: float = 0.0
+    """The share of batches that is logged with the time of each stage, 0 to 1."""
+    within: float = 1.0
+    """Seconds from the arrival of a metric to its confirmation in which it is in time."""
+
+
+UNWATCHED = Watching()
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """How an output fares."""
 
@@ -32,6 +47,10 @@ class Health:
     """Seconds since 1970."""
     last_error: str = ""
     """The last reason of an attempt that failed. Kept after it is over."""
+
+
+Reading = tuple[list[int], float]
+"""Of a histogram: see :meth:`agent._core.Histogram.read`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +67,7 @@ class AttemptCounters:
     """The same after compression."""
     opened: int = 0
     """How often the breaker has opened."""
+    histograms: Mapping[str, Reading] = field(default_factory=dict)
 
 
 class Task:
@@ -58,7 +78,9 @@ class Task:
     spared = 0
     """Places that are left free on purpose while it is under way."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch: str = "") -> None:
+        self.trace = Trace(batch)
+        """Under the id *batch*, or one that is made."""
         self.deadline = math.inf
         """When its time is used up (monotonic); infinite before its first attempt."""
         self.began: float | None = None

@@ -1,28 +1,47 @@
 """A batch in hand: where it comes from, what is still undecided of it, and what became of the rest."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Protocol
 
-from agent._core import count_lines, split_lines
+from agent._core import Delays
 from agent.delivery.task import Task
+from agent.delivery.trace import id_of_name
 from agent.outputs.base import Kind, Payload, Refusal, Verdict, plain
+from agent.outputs.bodies import count, offset
 from agent.outputs.refusals import lines_of
 from agent.store.spool_file import Entry
 
 Piece = tuple[memoryview, int]
-"""Whole lines with memory of their own, and how many metrics they are."""
+"""Whole lines or samples with memory of their own, and how many metrics they are."""
+
+
+Merged = tuple[bytes, int]
+"""Lines that were made of others, and how many they are."""
 
 
 class Batch(Protocol):
-    """What is delivered: anything whose bytes are *metrics* finished lines. ``agent._core.Batch`` is one."""
+    """What is delivered: anything whose bytes are *metrics* finished lines or samples, as *encoding* says.
+
+    Lines of one series and time may be in it where it is *marked*, and are made one by *merge*. *own* of its
+    metrics were received by this process. *release* gives its memory back, and tells *delays* how long the
+    *delivered* took. ``agent._core.Batch`` is one.
+    """
+
+    @property
+    def encoding(self) -> str: ...
 
     @property
     def metrics(self) -> int: ...
     @property
     def oldest_ns(self) -> int: ...
-    def release(self) -> None: ...
+    @property
+    def own(self) -> int: ...
+    @property
+    def marked(self) -> bool: ...
+    def merge(self, nudge: bool) -> Merged | None: ...
+    def release(self, delays: Delays | None = None, delivered: int = 0) -> None: ...
     def keep(self) -> None: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
@@ -33,6 +52,8 @@ class Tally:
 
     delivered: int = 0
     rejected: int = 0
+    merged: int = 0
+    """That went into others of the batch."""
     lines: list[tuple[bytes, str]] = field(default_factory=list)
     """The lines that were rejected, each with the reason."""
     status: int | None = None
@@ -43,19 +64,15 @@ class Tally:
 class Work(Task):
     """A batch in hand. Belongs to whoever handles it, one thread at a time."""
 
-    def __init__(self, metrics: int, oldest_ns: int) -> None:
-        super().__init__()
+    def __init__(self, metrics: int, oldest_ns: int, encoding: str = "lp", batch: str = "") -> None:
+        super().__init__(batch)
         self.metrics = metrics
+        self.encoding = encoding
+        """``lp`` or ``pb``."""
         self.oldest_ns = oldest_ns
         self.tally = Tally()
         self.pieces: list[Piece] | None = None
         """What is undecided, the last one first; None for all of it, as it is."""
-
-    @property
-    def label(self) -> str:
-        """Names it where its rejected lines are kept."""
-        arrived = datetime.fromtimestamp(self.oldest_ns / 1e9, UTC)
-        return f"{arrived:%Y%m%dT%H%M%S.%fZ}-{self.metrics}"
 
     def judge(self, payload: Payload, verdict: Verdict) -> list[Piece]:
         """Note what *verdict* decides about *payload*, and return the pieces that it leaves undecided."""
@@ -85,6 +102,9 @@ class Work(Task):
 class Loose(bytes):
     """A body of *metrics* finished lines that was in no ring. *released* is called when it is decided."""
 
+    encoding = "lp"
+    marked = False
+    own = 0
     metrics: int
     oldest_ns: int
     released: Callable[[], None]
@@ -94,7 +114,12 @@ class Loose(bytes):
         self.metrics, self.oldest_ns, self.released = metrics, oldest_ns, released
         return self
 
-    def release(self) -> None:
+    def merge(self, nudge: bool) -> Merged | None:
+        return None
+
+    def release(self, delays: Delays | None = None, delivered: int = 0) -> None:
+        if delays is not None and delivered:
+            delays.file(self.oldest_ns, delivered, False)
         self.released()
 
     def keep(self) -> None:
@@ -108,10 +133,35 @@ class Live(Work):
     """A batch of a ring. *leaves* says whether it may go to the spool, as things are now, if there is one."""
 
     def __init__(self, batch: Batch, leaves: Callable[[], bool] | None) -> None:
-        super().__init__(batch.metrics, batch.oldest_ns)
+        super().__init__(batch.metrics, batch.oldest_ns, "pb" if batch.encoding == "pb" else "lp")
         self.batch = batch
         self.has_spool = leaves is not None
+        self.tapped = False
+        """Whether it was shown to whoever looks."""
         self._leaves = leaves
+        self._marked = batch.marked and self.encoding == "lp"
+        self._merged: Merged | None = None
+        if not isinstance(batch, Loose):
+            self.trace.stages["ring"] = max(time.time_ns() - batch.oldest_ns, 0) / 1e9
+
+    def merge(self, same_field: str) -> None:
+        """Make one of each series and time in it, unless that was asked before.
+
+        *same_field*: ``last`` or ``nudge``; empty: it stays as it is.
+        """
+        if self._marked and same_field:
+            self._merged = self.batch.merge(same_field == "nudge")
+            self.trace.mark("merge")
+        self._marked = False
+        if self._merged is not None:
+            self.tally.merged = self.metrics - self._merged[1]
+
+    @property
+    def whole(self) -> Piece:
+        """All that is to be delivered of it. Borrowed from the batch, unless that was merged."""
+        if self._merged is None:
+            return memoryview(self.batch), self.metrics
+        return memoryview(self._merged[0]), self._merged[1]
 
     def may_leave(self) -> bool:
         return self._leaves is not None and self._leaves()
@@ -128,38 +178,36 @@ class Stored(Work):
     spared = 1
 
     def __init__(self, entry: Entry) -> None:
-        super().__init__(entry.metrics, entry.oldest_ns)
+        batch = entry.batch or id_of_name(entry.name)
+        super().__init__(entry.metrics, entry.oldest_ns, entry.encoding, batch)
         self.entry = entry
         self.tried = False
         """Whether it could be read."""
-
-    @property
-    def label(self) -> str:
-        return self.entry.name
 
     def may_leave(self) -> bool:
         return True
 
 
 def _split(payload: Payload, verdict: Verdict) -> list[Piece]:
-    """*payload* in parts, the one to be sent first at the end; nothing if it is one line only, or damaged."""
+    """*payload* in parts, the one to be sent first at the end; nothing if it is one metric, or damaged."""
     try:
         body = bytes(plain(payload))
+        metrics = count(body, payload.encoding)
+        middle = offset(body, payload.encoding, metrics // 2)
     except ValueError:
         return []
-    if (lines := count_lines(body)) < 2:
+    if metrics < 2:
         return []
     if apart := _apart(payload, verdict.suspects):
         return apart
     view = memoryview(body)
-    middle = split_lines(view, lines // 2)
-    left = min(lines // 2, payload.metrics)
+    left = min(metrics // 2, payload.metrics)
     return [(view[middle:], payload.metrics - left), (view[:middle], left)]
 
 
 def _apart(payload: Payload, suspects: tuple[int, ...]) -> list[Piece]:
     """The lines that are suspected, and before them all others; nothing where that is no division."""
-    lines = lines_of(payload) if suspects else []
+    lines = lines_of(payload) if suspects and payload.encoding == "lp" else []
     wanted = {at for at in suspects if 0 <= at < len(lines)}
     if not wanted or len(wanted) == len(lines) or len(lines) != payload.metrics:
         return []

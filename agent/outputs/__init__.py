@@ -1,11 +1,10 @@
 """Where batches go: one module for each type of destination, all with the interface of ``base.Output``."""
 
-from agent.config import FileOutput, InfluxOutput
-from agent.config import Output as OutputConfig
+from agent.config import Destination, FileOutput, InfluxOutput, RemoteWriteOutput
 from agent.outputs.base import Output
 
 
-def make(config: OutputConfig) -> Output:
+def make(config: Destination) -> Output:
     """The output that *config* describes, ready to send; nothing has been sent yet.
 
     Raises OutputError if it can be told already that it would not work: a certificate or a folder that
@@ -15,6 +14,10 @@ def make(config: OutputConfig) -> Output:
         from agent.outputs.influxdb import InfluxSink
 
         return InfluxSink(config)
+    if isinstance(config, RemoteWriteOutput):
+        from agent.outputs.remote_write import RemoteWriteSink
+
+        return RemoteWriteSink(config)
     if isinstance(config, FileOutput):
         from agent.outputs.file import FileSink
 

@@ -8,8 +8,9 @@ came of it. It knows nothing of retries, of queues, of spools or of counters: th
 import enum
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import cramjam
 from isal import igzip_lib, isal_zlib
 
 TEXT_CHARS_MAX = 512
@@ -38,9 +39,12 @@ class Kind(enum.Enum):
     """Never: every line of the body is refused for good, and ``text`` is the reason for each."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Payload:
-    """The finished body of one request: what is sent, as often as it takes, and what a spool stores."""
+    """The finished body of one request: what is sent, as often as it takes, and what a spool stores.
+
+    Nobody changes it, but for ``trace``: it is made for each batch, and a frozen one takes twice as long.
+    """
 
     data: bytes | memoryview
     """As it is sent. Where nothing is compressed it may be the very view that was encoded."""
@@ -48,15 +52,24 @@ class Payload:
     raw_bytes: int
     """Bytes of the body before compression."""
     encoding: str = "lp"
-    """What the metrics are written in: line protocol."""
+    """What the metrics are written in: ``lp`` or ``pb``, see :mod:`agent.outputs.bodies`."""
     compression: str = ""
-    """Nothing, or ``gz``."""
+    """Nothing, ``gz``, or ``sz``: snappy's block format."""
+    trace: str = field(default="", compare=False)
+    """The ``traceparent`` of the attempt that is under way, see :mod:`agent.delivery.trace`; else empty."""
+
+    @property
+    def batch(self) -> str:
+        """The id of the batch that it is of, or is a part of; empty outside of an attempt."""
+        return self.trace[3:35]
 
 
 def plain(payload: Payload) -> bytes | memoryview:
     """The body of *payload* uncompressed: the same view where it is. Raises ValueError if it is damaged."""
     if not payload.compression:
         return payload.data
+    if payload.compression == "sz":
+        return _plain_snappy(payload.data)
     if payload.compression != "gz":
         raise ValueError(f"no such compression: {payload.compression}")
     stream = isal_zlib.decompressobj(GZIP_WBITS)
@@ -67,6 +80,30 @@ def plain(payload: Payload) -> bytes | memoryview:
     if not stream.eof or stream.unused_data:
         raise ValueError("damaged gzip: it is cut off, or something follows it")
     return body
+
+
+def _plain_snappy(data: bytes | memoryview) -> bytes:
+    if not 0 <= snappy_bytes(data) <= PLAIN_BYTES_MAX:
+        raise ValueError("damaged snappy: it says no length that it could have")
+    try:
+        return bytes(cramjam.snappy.decompress_raw(data))
+    except cramjam.DecompressionError as error:
+        raise ValueError(f"damaged {error}") from error
+
+
+def snappy_bytes(data: bytes | memoryview) -> int:
+    """What snappy's *data* say that they hold, in bytes; -1 where that is malformed."""
+    size = 0
+    for place, byte in enumerate(bytes(data[:5])):
+        size |= (byte & 0x7F) << 7 * place
+        if byte < 0x80:
+            return size
+    return -1
+
+
+def snappy(body: bytes | memoryview) -> bytes:
+    """*body* in snappy's block format."""
+    return bytes(cramjam.snappy.compress_raw(body))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +142,8 @@ class Output(ABC):
     *name* is the output's name in the config, *target* where it sends to, for people and without credentials.
     """
 
-    unsigned: bool = True
-    """Whether its encoding has unsigned integers (``1u``)."""
+    encoding: str = "lp"
+    """What its rings hold: see :class:`agent._core.Ring`."""
     max_concurrency: int = 1
     """Attempts that may be under way at once, at most."""
     retry_min: float = 0.1
@@ -118,22 +155,23 @@ class Output(ABC):
         self.name = name
         self.target = target
 
-    def encode(self, body: memoryview, metrics: int) -> Payload:
-        """The body of a request from *body*, *metrics* finished lines: once for each batch, not each attempt.
+    def encode(self, body: memoryview, metrics: int, encoding: str = "lp") -> Payload:
+        """The body of a request from *body*, *metrics* finished lines or samples: once for each batch.
 
-        The payload either borrows *body* itself or has bytes of its own.
+        *encoding* is ``lp`` or ``pb``: what an earlier configuration or process left may be in the other one
+        than this output's rings. The payload either borrows *body* itself or has bytes of its own.
         """
-        return Payload(body, metrics, len(body))
+        return Payload(body, metrics, len(body), encoding)
 
     @abstractmethod
     def post(self, payload: Payload, deadline: float = math.inf) -> Verdict:
         """Make one attempt to deliver *payload*, and block until it is decided.
 
         No later than *deadline* (monotonic clock), where waiting can be cut short at all: every timeout of
-        the output is the smaller of its own and of what is left. The payload may be another output's of the
-        same type, and so be compressed in another way than this one compresses.
-        Its data is borrowed until the return: the output keeps no view of it, not in an exception either.
-        Whatever goes wrong outside this process is a verdict, never an exception.
+        the output is the smaller of its own and of what is left. The payload may be another output's, and so
+        be compressed or even encoded in another way than this one does it. Its data is borrowed until the
+        return: the output keeps no view of it, not in an exception either. Whatever goes wrong outside this
+        process is a verdict, never an exception.
         """
 
     def due(self) -> float | None:

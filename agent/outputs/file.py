@@ -1,4 +1,4 @@
-"""Batches appended to files of line protocol, which are rotated by size and by age.
+"""Batches appended to files of line protocol or of samples, which are rotated by size and by age.
 
     influx-20260101T000000.000000Z-000001.lp.part     being written, locked by its writer
     influx-20260101T000000.000000Z-000001.lp          finished: it appears at once, whole and on the disk
@@ -6,9 +6,12 @@
 The time is that of the first batch in it, in UTC, so names sort by age. With gzip each batch is a member of
 its own (``.lp.gz``): members in a row are a valid gzip file, and one that is cut off costs itself only.
 
+With samples (``.pb``) each batch is a WriteRequest of Prometheus remote write, behind its length in bytes as
+a varint: the form in which protobuf's libraries read messages one behind the other.
+
 A batch is in the file whole or not at all: it is written behind what is known to be good, and whatever a
 failed write has left is overwritten by the next one or cut off. A process that was killed leaves its
-``.part`` behind, unlocked; the next one finishes it.
+``.part`` behind, unlocked; the next one cuts off what is there of a last line, and finishes it.
 """
 
 import fcntl
@@ -18,6 +21,7 @@ import os
 import re
 import threading
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import count
 
@@ -25,7 +29,9 @@ from isal import isal_zlib
 
 from agent.config import FileOutput
 from agent.errors import OutputError
-from agent.outputs.base import GZIP_WBITS, Kind, Output, Payload, Verdict, one_line, plain
+from agent.outputs.base import GZIP_WBITS, Kind, Output, Payload, Verdict, one_line
+from agent.outputs.bodies import SAMPLES, as_lines, as_samples
+from agent.outputs.torn import whole_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +48,11 @@ class FileSink(Output):
         super().__init__(config.name, self._folder)
         self._config = config
         self._compression = "gz" if config.compression == "gzip" else ""
-        self._suffix = ".lp.gz" if self._compression else ".lp"
-        self._names = re.compile(rf"{re.escape(config.name)}-\d{{8}}T\d{{6}}\.\d{{6}}Z-\d{{6,}}\.lp(\.gz)?")
+        self.encoding = SAMPLES if config.format == "protobuf" else "lp"
+        self._suffix = f".{self.encoding}.gz" if self._compression else f".{self.encoding}"
+        self._names = re.compile(
+            rf"{re.escape(config.name)}-\d{{8}}T\d{{6}}\.\d{{6}}Z-\d{{6,}}\.(lp|pb)(\.gz)?"
+        )
         self._lock = threading.Lock()
         self._numbers = count(1)
         self._fd = -1  # of the .part file; -1: none is open
@@ -58,36 +67,50 @@ class FileSink(Output):
             raise OutputError(f"cannot write to the folder {self._folder}; change its owner or mode")
         self._finish_left_over()
 
-    def encode(self, body: memoryview, metrics: int) -> Payload:
-        if self._compression != "gz":
-            return Payload(body, metrics, len(body))
+    def encode(self, body: memoryview, metrics: int, encoding: str = "lp") -> Payload:
+        if self._compression != "gz" or encoding != self.encoding:
+            return Payload(body, metrics, len(body), encoding)
         data = isal_zlib.compress(body, _LEVEL, GZIP_WBITS)
-        return Payload(data, metrics, len(body), compression="gz")
+        return Payload(data, metrics, len(body), encoding, "gz")
 
     def post(self, payload: Payload, deadline: float = math.inf) -> Verdict:
         """Append it. A file system cannot be hurried, so *deadline* does not matter."""
         try:
-            data = payload.data if payload.compression == self._compression else self._convert(payload)
+            if (payload.encoding, payload.compression) != (self.encoding, self._compression):
+                payload = self._convert(payload)
         except ValueError as error:
             return Verdict(Kind.REJECT, text=one_line(str(error)))
-        size = len(data)
+        if not payload.raw_bytes:
+            # Samples of lines that had nothing but strings.
+            return Verdict(Kind.DELIVERED)
+        parts = [self._length(payload), payload.data] if self.encoding == SAMPLES else [payload.data]
+        size = sum(map(len, parts))
         with self._lock:
             try:
                 if self._size and self._size + size > self._config.rotate_bytes:
                     self._finish()
                 if self._fd < 0:
                     self._open()
-                self._write(data)
+                self._write(parts)
             except OSError as error:
                 return Verdict(Kind.RETRY, text=one_line(f"{error.strerror}: {error.filename or self._path}"))
             if self._size >= self._config.rotate_bytes:
                 self._finish()
         return Verdict(Kind.DELIVERED)
 
-    def _convert(self, payload: Payload) -> bytes | memoryview:
-        """What was compressed before the configuration changed, as it is compressed now."""
-        body = plain(payload)
-        return isal_zlib.compress(body, _LEVEL, GZIP_WBITS) if self._compression else body
+    def _convert(self, payload: Payload) -> Payload:
+        """What was encoded before the configuration changed, as it is encoded now. Raises ValueError."""
+        payload = as_samples(payload) if self.encoding == SAMPLES else as_lines(payload)
+        return self.encode(memoryview(payload.data), payload.metrics, self.encoding)
+
+    def _length(self, payload: Payload) -> bytes:
+        """What stands before the samples of *payload*, as a varint; compressed like them."""
+        length, left = bytearray(), payload.raw_bytes
+        while left >= 0x80:
+            length.append(left & 0x7F | 0x80)
+            left >>= 7
+        length.append(left)
+        return isal_zlib.compress(length, _LEVEL, GZIP_WBITS) if self._compression else bytes(length)
 
     def due(self) -> float | None:
         with self._lock:
@@ -125,14 +148,17 @@ class FileSink(Output):
         fcntl.flock(fd, fcntl.LOCK_EX)
         self._fd, self._path, self._size, self._opened_at = fd, path, 0, time.monotonic()
 
-    def _write(self, data: bytes | memoryview) -> None:
-        """Write all of *data* behind what is good. Raises OSError, and then the file is as it was."""
+    def _write(self, parts: Sequence[bytes | memoryview]) -> None:
+        """Write all *parts* behind what is good. Raises OSError, and then the file is as it was."""
         written = 0
         try:
-            with memoryview(data) as view:
-                while written < len(view):
-                    with view[written:] as rest:
-                        written += os.pwrite(self._fd, rest, self._size + written)
+            for data in parts:
+                with memoryview(data) as view:
+                    done = 0
+                    while done < len(view):
+                        with view[done:] as rest:
+                            done += os.pwrite(self._fd, rest, self._size + written + done)
+                    written += done
         except OSError:
             # Frees the space, too. Should it fail, the next write begins at the same place all the same.
             self._cut()
@@ -203,11 +229,19 @@ class FileSink(Output):
             path = os.path.join(self._folder, name)
             if not path.endswith(PART):
                 continue
+            finished = path.removesuffix(PART)
             try:
                 fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.rename(path, path.removesuffix(PART))
+                    compressed = finished.endswith(".gz")
+                    samples = finished.removesuffix(".gz").endswith(f".{SAMPLES}")
+                    if whole := whole_bytes(fd, samples=samples, compressed=compressed):
+                        os.ftruncate(fd, whole)
+                        os.fsync(fd)
+                        os.rename(path, finished)
+                    else:
+                        os.unlink(path)
                 finally:
                     os.close(fd)
             except OSError as error:

@@ -1,4 +1,4 @@
-"""POST over urllib3's connection pools, with what an output needs beyond them.
+"""POST by the connections of urllib3's pools, with what an output needs beyond them.
 
 - Every layer has its own limit in time, and none gets more than what is left until the deadline of the post:
   looking up the host and trying all its addresses together that of connecting, then the TLS handshake, then
@@ -20,9 +20,9 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
+from urllib.parse import quote
 
 import urllib3
 from urllib3.connection import HTTPConnection
@@ -31,28 +31,20 @@ from urllib3.exceptions import (
     HTTPError,
     NameResolutionError,
     NewConnectionError,
-    ProtocolError,
-    ReadTimeoutError,
     SSLError,
 )
+from urllib3.util.ssl_match_hostname import CertificateError
 
+from agent.outputs import exchange
+from agent.outputs.exchange import Answer
 from agent.outputs.resolve import Resolver
 
-ANSWER_BYTES_MAX = 8 << 20
-"""So much of an answer is read. InfluxDB 3 repeats each line that it refuses."""
+_TARGET_SAFE = "!$%&'()*+,/:;=?@[]~"
+"""What may stand in a target as it is, with letters, digits and ``-._``."""
 
 
 class TransportError(Exception):
     """There was no answer. The message says why, without the address."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An HTTP answer. The lookup in *headers* does not regard case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
 
 
 class _Post:
@@ -111,6 +103,7 @@ class Transport:
         self._posts: set[_Post] = set()
         self._own = _Own()
         self._resolver = Resolver()
+        self._host = _host(pool)
         base = pool.ConnectionCls
         assert issubclass(base, HTTPConnection)
         pool.ConnectionCls = _connection_class(base, self)
@@ -173,36 +166,31 @@ class Transport:
         self._pool.close()
 
     def _post(self, target: str, body: bytes | memoryview, headers: Mapping[str, str]) -> Answer:
-        response = self._pool.urlopen(
-            "POST",
-            target,
-            body=body,  # type: ignore[arg-type]  # any buffer will do
-            headers=headers,
-            retries=False,
-            # The sockets know better.
-            timeout=urllib3.Timeout(),
-            preload_content=False,
-        )
+        head = exchange.head(self._host, quote(target, safe=_TARGET_SAFE), headers, len(body))
+        connection: Any = self._pool._get_conn()
+        good = False
         try:
-            text = response.read(ANSWER_BYTES_MAX)
-            if len(text) == ANSWER_BYTES_MAX:
-                # The rest is not worth reading, and with it unread the connection is of no more use.
-                response.close()
+            if connection.sock is None:
+                connection.connect()
+            self._sends(connection.sock, reused=connection.answers > 0)
+            exchange.send(connection.sock, head, body)
+            self._own.post.phase = "waiting for the answer"
+            answer, good = exchange.receive(connection.sock, self._heard)
+            connection.answers += 1
+            connection.used_at = time.monotonic()
+            return answer
+        except (ssl.SSLError, CertificateError) as error:
+            raise SSLError(error) from error
         finally:
-            response.release_conn()
-        return Answer(response.status, response.headers, text)
+            if not good:
+                connection.close()
+            self._pool._put_conn(connection)
 
     def _was_dead(self, own: _Post, error: Exception) -> bool:
         """Whether the connection had been closed before the request came, which is no failure."""
         if own.reused:
             self._doubted_at = time.monotonic()
-        return (
-            own.reused
-            and not own.answered
-            and not own.stopped
-            and isinstance(error, (ProtocolError, SSLError))
-            and not _is_timeout(error)
-        )
+        return own.reused and not own.answered and not own.stopped and not _is_timeout(error)
 
     def _reason(self, own: _Post, error: Exception) -> str:
         if own.stopped:
@@ -257,17 +245,13 @@ class Transport:
         self._own.post.phase = "making the TLS connection"
         self._use(sock, self._limit(self._tls_timeout))
 
-    def sends(self, sock: "_Timed", reused: bool) -> None:
+    def _sends(self, sock: "_Timed", reused: bool) -> None:
         """A request starts on *sock*, which has served others before or not."""
         self._own.post.phase = "sending"
         self._own.post.reused = reused
         self._use(sock, self._limit(self._response_timeout))
 
-    def waits(self) -> None:
-        """The request is sent."""
-        self._own.post.phase = "waiting for the answer"
-
-    def reads(self) -> None:
+    def _heard(self) -> None:
         """The head of the answer has been read."""
         self._own.post.answered = True
 
@@ -319,6 +303,10 @@ class _Timed(socket.socket):
 class _TimedSocket(_Timed):
     """One without TLS, until the handshake."""
 
+    def sendmsg(self, *args: Any) -> int:
+        self._arm()
+        return super().sendmsg(*args)
+
 
 class _TimedTLSSocket(_Timed, ssl.SSLSocket):
     """The same with TLS."""
@@ -353,29 +341,21 @@ def _connection_class(base: type[HTTPConnection], transport: Transport) -> type[
                 context.sslsocket_class = tls_socket
             super().connect()
 
-        def request(self, *args: Any, **options: Any) -> None:
-            if self.sock is None:
-                self.connect()
-            transport.sends(self.sock, reused=self.answers > 0)
-            super().request(*args, **options)
-
-        def getresponse(self) -> Any:
-            transport.waits()
-            response = super().getresponse()
-            transport.reads()
-            self.answers += 1
-            self.used_at = time.monotonic()
-            return response
-
     return Connection
+
+
+def _host(pool: urllib3.HTTPConnectionPool) -> str:
+    """What the header Host says: without the port where it is the scheme's own."""
+    host = pool.host.strip("[]").rstrip(".")
+    host = f"[{host}]" if ":" in host else host
+    own = 443 if pool.scheme == "https" else 80
+    return host if pool.port in (None, own) else f"{host}:{pool.port}"
 
 
 def _is_timeout(error: BaseException) -> bool:
     if isinstance(error, NewConnectionError):  # it is a ConnectTimeoutError, too, for history's sake
         return False
-    return isinstance(error, (ConnectTimeoutError, ReadTimeoutError)) or isinstance(
-        _root(error), TimeoutError
-    )
+    return isinstance(error, ConnectTimeoutError) or isinstance(_root(error), TimeoutError)
 
 
 def _reason(error: BaseException) -> str:

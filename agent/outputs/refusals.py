@@ -13,7 +13,8 @@ import re
 from collections.abc import Container, Sequence
 
 from agent._core import split_lines
-from agent.outputs.base import Payload, Refusal, one_line, plain
+from agent.outputs.base import Payload, Refusal, one_line
+from agent.outputs.bodies import as_lines
 
 QUOTED = "unable to parse '"
 _AFTER = "': "
@@ -32,8 +33,11 @@ _VALUES = {
 
 
 def lines_of(payload: Payload) -> list[bytes]:
-    """The lines of *payload*, without their newlines. Raises ValueError if it is damaged."""
-    body = bytes(plain(payload))
+    """The lines of *payload*, without their newlines; those of samples, if it has such.
+
+    Raises ValueError if it is damaged.
+    """
+    body = bytes(as_lines(payload).data)
     lines = body.removesuffix(b"\n").split(b"\n")
     if len(lines) == payload.metrics:
         return lines

@@ -1,4 +1,4 @@
-"""What the answer of an InfluxDB write endpoint means: the one table of verdicts, for all three versions.
+"""What the answer of a write endpoint means: the one table of verdicts, for InfluxDB and for remote write.
 
 ===================  =========  ==================================================================
 status               verdict    because
@@ -20,6 +20,9 @@ versions do with the others differs:
 - Version 2 refuses the whole batch for one line that it cannot parse (400), and quotes such lines; a conflict
   of types or a point past the retention period is a 422 with ``dropped=N``, and the rest is written.
 - Version 3 writes the good lines and names the others, one element of ``data`` for each.
+- Remote write has one text for all. Prometheus undoes the whole request for one sample that it refuses (out
+  of the order of times, or another value for the same time) and names none; others write the good ones. So a
+  body is bisected, and what comes twice is taken by all of them as long as it is the same.
 
 Lines that are named are refused, exactly these. Where none are, or where the whole batch was refused for
 them, the body is bisected, the suspects apart from the rest: what is refused in the end was refused alone, or
@@ -39,6 +42,9 @@ from email.utils import parsedate_to_datetime
 from agent.outputs.base import Kind, Payload, Refusal, Verdict, one_line
 from agent.outputs.refusals import QUOTED, lines_of, numbered, quoted, suspects
 
+REMOTE_WRITE = 0
+"""The version of an answer that is not InfluxDB's."""
+
 OVERLOADED = frozenset((429, 502, 503, 504))
 """Answers by which a server asks all senders, not this batch alone, to wait."""
 
@@ -55,6 +61,7 @@ _PARTIAL = "partial write: "
 def classify(version: int, status: int, headers: Mapping[str, str], body: bytes, payload: Payload) -> Verdict:
     """The verdict on *payload*, which was answered with *status*, *headers* and *body*.
 
+    *version* is that of InfluxDB's endpoint, or REMOTE_WRITE.
     *headers* are looked up without regard to case by the mapping itself. Any *body* will do, a proxy's too.
     """
     if 200 <= status < 300:
@@ -97,6 +104,8 @@ def _judge(version: int, status: int, text: str, data: object, payload: Payload)
 
     The texts repeat bytes of the refused lines, so only their beginning and their end are believed.
     """
+    if version == REMOTE_WRITE:
+        return _UNCLEAR
     try:
         lines = lines_of(payload)
     except ValueError:

@@ -63,6 +63,10 @@ class RejectedCounters:
     """What does not work now; empty if everything does."""
 
 
+GUARD = "_guard"
+"""In place of an output's name, for what the agent has left out itself: fields of another type."""
+
+
 class Rejected:
     """The rejected metrics of one output, in *folder*, which is made. All methods: any thread.
 
@@ -116,8 +120,8 @@ class Rejected:
     ) -> None:
         """Keep *lines*, each with the reason for which it was refused. Never raises.
 
-        *status* and *text* are the server's answer, *batch* what the lines were a part of, *oldest_ns* when
-        the oldest metric of that arrived (since 1970).
+        *status* and *text* are the server's answer, *batch* is the id of what the lines were a part of, and
+        *oldest_ns* when the oldest metric of that arrived (since 1970).
         """
         if not lines:
             return

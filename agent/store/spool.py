@@ -1,8 +1,8 @@
 """A queue on disk: the finished bodies that an output could not deliver yet, one in each file.
 
-    spool/NAME/20260101T000000.000000000Z-00000001-5000-ns-1a2b3c4d.lp.gz     waits
-    spool/NAME/….lp.gz.part                                                   is being written
-    spool/NAME/corrupt/….lp.gz                                                was not what its name says
+    spool/NAME/20260101T000000.000000000Z-00000001-5000-ns-1a2b3c4d-….lp.gz     waits
+    spool/NAME/….lp.gz.part                                                     is being written
+    spool/NAME/corrupt/….lp.gz                                                  was not what its name says
 
 Files are immutable. One is written by whoever has the body, and counts from when it has its name, after the
 group commit (:mod:`agent.store.commit`); it is gone when its metrics are decided. The folder is the truth: a
@@ -26,6 +26,7 @@ from agent.outputs.base import Payload
 from agent.store import disk
 from agent.store.commit import Committer, Outcome, Pending, commit
 from agent.store.folder import Index
+from agent.store.owed import Owed
 from agent.store.spool_file import (
     Entry,
     SpoolCounters,
@@ -97,6 +98,8 @@ class Spool:
             wall=wall,
             monotonic=monotonic,
         )
+        self.owed = Owed()
+        """What of it has its time still; told by whoever puts it there."""
         self._closed = False
         self._sequence = 0
         self._resting: dict[str, float] = {}  # name: until when (monotonic)
@@ -114,14 +117,14 @@ class Spool:
 
     # ---- what is to be kept ----
 
-    def put(self, payload: Payload, oldest_ns: int, done: Callable[[bool], None]) -> None:
-        """Store *payload*, whose oldest metric arrived at *oldest_ns* (since 1970).
+    def put(self, payload: Payload, oldest_ns: int, done: Callable[[bool], None], batch: str = "") -> None:
+        """Store *payload* of *batch*, its id, whose oldest metric arrived at *oldest_ns* (since 1970).
 
         Writes in the calling thread, and keeps nothing of the payload. *done* is called exactly once, by any
         thread and perhaps before the return: with True when the file is safe, with False when the metrics
         could not be stored and are still the caller's. Blocks while too many files wait for their commit.
         """
-        self._put(payload, oldest_ns, done, added=False)
+        self._put(payload, oldest_ns, done, batch, added=False)
 
     def add(self, payload: Payload, oldest_ns: int) -> bool:
         """Store what a command brings, which counts as restored, and wait for it. False: it was not."""
@@ -132,17 +135,20 @@ class Spool:
             outcome.append(stored)
             ready.set()
 
-        self._put(payload, oldest_ns, done, added=True)
+        self._put(payload, oldest_ns, done, "", added=True)
         ready.wait()
         return outcome[0]
 
-    def _put(self, payload: Payload, oldest_ns: int, done: Callable[[bool], None], added: bool) -> None:
+    def _put(
+        self, payload: Payload, oldest_ns: int, done: Callable[[bool], None], batch: str, added: bool
+    ) -> None:
         pending: Pending | None = None
         self._room.acquire()
         try:
-            pending = self._write(payload, oldest_ns, done, added)
+            pending = self._write(payload, oldest_ns, done, batch, added)
         except Exception:
-            logger.exception("a spool failed in a way that it should not", extra={"output": self.name})
+            extra = {"output": self.name, "batch": batch}
+            logger.exception("a spool failed in a way that it should not", extra=extra)
         sync = self._settings.sync
         if pending is None:
             self._room.release()
@@ -153,7 +159,7 @@ class Spool:
             self._settle(commit(self._path, [pending], sync == "always"))
 
     def _write(
-        self, payload: Payload, oldest_ns: int, done: Callable[[bool], None], added: bool
+        self, payload: Payload, oldest_ns: int, done: Callable[[bool], None], batch: str, added: bool
     ) -> Pending | None:
         """Write the temporary file. None if that cannot be done now, which has been noted."""
         size = len(payload.data)
@@ -165,7 +171,7 @@ class Spool:
             with self._lock:
                 self._sequence += 1
                 sequence = self._sequence
-            name = file_name(payload, oldest_ns, sequence)
+            name = file_name(payload, oldest_ns, sequence, batch)
             path = self._stock.at(name)
             # An earlier process may have used the number for metrics of the very same time.
             if not os.path.lexists(path):
@@ -287,6 +293,7 @@ class Spool:
             "file": self._stock.at(entry.name),
             "reason": reason,
             "metrics": entry.metrics,
+            "batch": entry.batch,
         }
         with self._lock:
             try:

@@ -1,9 +1,11 @@
 """One file of a spool: the finished body of one request, and a name that says all there is to know about it.
 
-    20260101T000000.000000000Z-00000001-5000-ns-1a2b3c4d.lp.gz
-    │                          │        │    │  │        └ encoding and compression of the body
+    20260101T000000.000000000Z-00000001-5000-ns-1a2b3c4d-4bf92f3577b34da6a3ce929d0e0e4736.lp.gz
+    │                          │        │    │  │        │                                └ encoding and
+    │                          │        │    │  │        │                                  compression
+    │                          │        │    │  │        └ id of the batch; not in each name
     │                          │        │    │  └ CRC-32 of the bytes of the file
-    │                          │        │    └ precision of the timestamps in it
+    │                          │        │    └ precision of the timestamps in it: ns, or ms of samples
     │                          │        └ metrics
     │                          └ sequence: tells apart what arrived at the same time
     └ when the oldest metric in it arrived, so that names sort by age
@@ -20,7 +22,7 @@ from dataclasses import dataclass, field
 
 from isal import isal_zlib
 
-from agent.outputs.base import PLAIN_BYTES_MAX, Payload
+from agent.outputs.base import PLAIN_BYTES_MAX, Payload, snappy_bytes
 from agent.store import disk
 
 CORRUPT = "corrupt"
@@ -29,7 +31,10 @@ CORRUPT = "corrupt"
 CORRUPT_MAX = 100
 """Files that are kept there; the oldest go first."""
 
-_NAME = re.compile(rf"({disk.STAMP})-([0-9]{{8,18}})-([0-9]{{1,10}})-ns-([0-9a-f]{{8}})\.(lp)(?:\.(gz))?")
+_NAME = re.compile(
+    rf"({disk.STAMP})-([0-9]{{8,18}})-([0-9]{{1,10}})-(?:ns(?=[-\w]+\.lp)|ms(?=[-\w]+\.pb))"
+    r"-([0-9a-f]{8})(?:-([0-9a-f]{32}))?\.(lp|pb)(?:\.(gz|sz))?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,8 @@ class Entry:
     compression: str
     oldest_ns: int
     size: int
+    batch: str = ""
+    """The id of the batch that it was made of; empty if its name has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +77,16 @@ class SpoolCounters:
     """What does not work now; empty if everything does."""
 
 
-def file_name(payload: Payload, oldest_ns: int, sequence: int) -> str:
-    """The name of the file for *payload*, whose oldest metric arrived at *oldest_ns* (since 1970)."""
+def file_name(payload: Payload, oldest_ns: int, sequence: int, batch: str = "") -> str:
+    """The name of the file for *payload*, whose oldest metric arrived at *oldest_ns* (since 1970).
+
+    *batch* is the id of the batch that it was made of, if there is one.
+    """
     checksum = isal_zlib.crc32(payload.data)
     ends = f"{payload.encoding}.{payload.compression}" if payload.compression else payload.encoding
-    return f"{disk.stamp(oldest_ns)}-{sequence:08d}-{payload.metrics}-ns-{checksum:08x}.{ends}"
+    unit = "ms" if payload.encoding == "pb" else "ns"
+    last = f"{checksum:08x}-{batch}" if batch else f"{checksum:08x}"
+    return f"{disk.stamp(oldest_ns)}-{sequence:08d}-{payload.metrics}-{unit}-{last}.{ends}"
 
 
 def metrics_of(name: str) -> int | None:
@@ -93,7 +105,7 @@ def parse(name: str, size: int = 0) -> Entry | None:
     except ValueError:
         # A 31st of February sorts like any other day, and that is all that is asked of it.
         oldest_ns = 0
-    return Entry(name, int(match[3]), match[5], match[6] or "", oldest_ns, size)
+    return Entry(name, int(match[3]), match[6], match[7] or "", oldest_ns, size, match[5] or "")
 
 
 def read_payload(folder: str, entry: Entry) -> Payload:
@@ -102,8 +114,12 @@ def read_payload(folder: str, entry: Entry) -> Payload:
     match = _NAME.fullmatch(entry.name)
     if match is None or not data or isal_zlib.crc32(data) != int(match[4], 16):
         raise ValueError("is empty" if not data else "the checksum does not fit")
-    # Gzip ends with the number of bytes that went in, modulo 2^32.
-    raw = int.from_bytes(data[-4:], "little") if entry.compression else len(data)
+    raw = len(data)
+    if entry.compression == "gz":
+        # It ends with the number of bytes that went in, modulo 2^32.
+        raw = int.from_bytes(data[-4:], "little")
+    elif entry.compression == "sz":
+        raw = max(snappy_bytes(data), 0)
     return Payload(data, entry.metrics, raw, entry.encoding, entry.compression)
 
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from agent.config import InfluxOutput
+from agent.config import HttpOutput
 from agent.config import Output as OutputConfig
 from agent.store.rejected import Rejected
 from agent.store.spool import Spool
@@ -65,7 +65,7 @@ class Stores:
         *target* is where the output sends to. What is there already keeps its settings until :func:`settle`.
         """
         store = self._stores.setdefault(config.name, Store(config.name))
-        if not isinstance(config, InfluxOutput):
+        if not isinstance(config, HttpOutput):
             return store
         folder = self._folder / "spool" / config.name
         if store.spool is None and config.spool is not None:
@@ -89,7 +89,7 @@ class Stores:
 
 def settle(store: Store, config: OutputConfig, target: str) -> None:
     """Keep things as *config* says from now on."""
-    if isinstance(config, InfluxOutput):
+    if isinstance(config, HttpOutput):
         if store.spool is not None and config.spool is not None:
             store.spool.reconfigure(config.spool)
         if store.rejected is not None:
@@ -98,6 +98,6 @@ def settle(store: Store, config: OutputConfig, target: str) -> None:
 
 def _has_files(folder: Path) -> bool:
     try:
-        return any(folder.glob("*.lp*"))
+        return any(any(folder.glob(pattern)) for pattern in ("*.lp*", "*.pb*"))
     except OSError:
         return False

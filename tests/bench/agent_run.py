@@ -80,8 +80,8 @@ class Reading:
 class AgentRun:
     """``penstock run`` with *config*, in *folder*; a context manager that leaves nothing behind.
 
-    The config gets an ``[agent]`` table of its own. Its listeners are named by their address's port. Spools
-    lie in *state*, or where nothing is said, in *folder*.
+    The config gets an ``[agent]`` table of its own, and a ``[log]`` with the keys in *log*. Its listeners are
+    named by their address's port. Spools lie in *state*, or where nothing is said, in *folder*.
     """
 
     def __init__(
@@ -92,6 +92,7 @@ class AgentRun:
         lanes: int = 1,
         cpus: list[int] | None = None,
         state: Path | None = None,
+        log: str = "",
     ) -> None:
         self.folder = folder
         self.runtime = folder / "run"
@@ -101,7 +102,7 @@ class AgentRun:
         state = state or folder / "state"
         path.write_text(
             f'[agent]\nruntime_dir = "{self.runtime}"\nstate_dir = "{state}"\nlanes = {lanes}\n'
-            f'admin = "127.0.0.1:{self.admin_port}"\n{config}\n[log]\nformat = "json"\n'
+            f'admin = "127.0.0.1:{self.admin_port}"\n{config}\n[log]\nformat = "json"\n{log}'
         )
         command = ["taskset", "-c", ",".join(map(str, cpus))] if cpus else []
         command += [sys.executable, "-m", "agent", "run", "-c", str(path)]

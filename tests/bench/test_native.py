@@ -57,7 +57,7 @@ def test_statsd_lines_have_the_length_they_promise() -> None:
     assert {line[-4:] for line in timings} == {b"|ms\n"}
 
 
-@pytest.mark.parametrize("shape", [24, 25, 64, 117])
+@pytest.mark.parametrize("shape", [24, 25, 46, 64, 117])
 def test_scattered_lines_are_drawn_from_all_series(shape: int) -> None:
     lines = Lines(shape=shape, series=50, scatter=True).text(5000).splitlines()
     order = [line.split(b"h0000")[1][:2] for line in lines]
@@ -80,6 +80,20 @@ def test_udp_send_sends_the_lines_in_order(receiver: socket.socket, segment: boo
 def test_udp_send_uses_as_many_flows_as_asked(receiver: socket.socket) -> None:
     native.run("udp_send", to=address(receiver), count=12, flow=4, burst=1, unconnected=True)
     assert len({receiver.recvfrom(65536)[1] for _ in range(12)}) == 4
+
+
+def test_udp_send_has_an_address_for_each_flow(receiver: socket.socket) -> None:
+    native.run(
+        "udp_send",
+        **{"from": "127.1.0.254"},
+        to=address(receiver),
+        count=8,
+        flow=4,
+        burst=1,
+        unconnected=True,
+    )
+    wanted = ["127.1.0.254", "127.1.0.255", "127.1.1.0", "127.1.1.1"] * 2
+    assert [receiver.recvfrom(65536)[1][0] for _ in range(8)] == wanted
 
 
 def test_udp_send_keeps_to_its_rate_and_its_time(receiver: socket.socket) -> None:

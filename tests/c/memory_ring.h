@@ -7,12 +7,12 @@
 
 #include "line_reader.h"
 
-static inline ring_t *memory_ring_new(uint64_t capacity, bool unsigned_ok)
+static inline ring_t *memory_ring_new(uint64_t capacity, ring_encoding_t encoding)
 {
     ring_t *r = aligned_alloc(CACHE_LINE, (sizeof *r + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
     memset(r, 0, sizeof *r);
     r->wake_fd = eventfd(0, EFD_NONBLOCK);
-    r->unsigned_ok = unsigned_ok;
+    r->encoding = encoding;
     r->slot_bytes_max = 1 << 30;
     r->slot_metrics_max = 1 << 30;
     int fd = memfd_create("ring", 0);

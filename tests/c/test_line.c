@@ -90,7 +90,7 @@ static void test_long_text(void)
             count++;
         }
         line_counts_t counts;
-        ring_batch_t batch = (reader->scan = scan_index_scalar, reader->tags = no_tags, reader->rings[0] = ring[1],
+        ring_batch_t batch = (reader->scan = scan_index_scalar, reader->tags = no_tags, reader->rings[0] = ring[RING_LP],
                               reader->precision = LINE_NS, reader->line_bytes_max = LINE_TEXT_MAX,
                               reader->general_only = false, memory_read(reader, text, n, &counts));
         CHECK(counts.received == count && counts.accepted == count && batch.metrics == count);

@@ -87,7 +87,7 @@ static ring_t *new_ring(int *fd)
 {
     ring_t *r = ring_memory();
     *fd = memfd_create("ring", 0);
-    r->unsigned_ok = true;
+    r->encoding = RING_PB;
     if (*fd < 0 || ring_open(r, *fd, CAPACITY, boot, 17))
         abort();
     return r;
@@ -196,9 +196,31 @@ static void test_goes_on_where_it_was(void)
         r = adopt(fd, &found);
         CHECK(found.state == RING_WHOLE && found.metrics == waiting && found.torn_runs == 0);
         CHECK(counter_get(&r->restored) == waiting && counter_get(&r->published_metrics) == waiting);
-        CHECK(r->unsigned_ok && r->capacity == CAPACITY);
+        CHECK(r->encoding == RING_PB && r->capacity == CAPACITY);
     }
     check_left(r);
+    ring_forget(r);
+    close(fd);
+}
+
+/* What was adopted is of nobody that is known, and not of this process. */
+static void test_what_is_adopted_is_not_its_own(void)
+{
+    int fd;
+    ring_findings_t found;
+    ring_t *r = new_ring(&fd);
+    *progress = (progress_t){0};
+    ring_from(r, 7);
+    burst(r, 3);
+    ring_forget(r);
+    r = adopt(fd, &found);
+    CHECK(found.state == RING_WHOLE && r->own_from == r->head_own && r->own_from > 0);
+    CHECK(r->listeners[0] == RING_SEVERAL);
+    CHECK(ring_young(r, 0) == 0);
+    ring_from(r, 7);
+    burst(r, 2);
+    CHECK(ring_young(r, 0) == 2);
+    CHECK(r->listeners[r->own_from % RING_SLOTS] == 7);
     ring_forget(r);
     close(fd);
 }
@@ -229,6 +251,8 @@ static void test_a_run_that_was_open_is_found_at_its_longest(void)
     /* Published now, so it is not there twice. */
     r = adopt(fd, &found);
     CHECK(found.metrics == RING_SLOTS / 2 + 5 && found.runs == RING_SLOTS / 2 + 1);
+    for (uint64_t at = 0; at < RING_SLOTS; at++)
+        CHECK(ring_slot_marked(r, at) == (at <= RING_SLOTS / 2)); /* the open one, too, and no other */
     ring_forget(r);
     close(fd);
 }
@@ -252,7 +276,7 @@ static void test_what_is_no_ring_of_ours_is_named(void)
         {offsetof(ring_header_t, boot_id), 1, RING_OLDER},
         {offsetof(ring_header_t, capacity), CAPACITY / 2, RING_TORN},
         {offsetof(ring_header_t, slots), 3, RING_TORN},
-        {offsetof(ring_header_t, unsigned_ok), 0, RING_TORN},
+        {offsetof(ring_header_t, encoding), 0, RING_TORN},
         {offsetof(ring_header_t, created_ns), 0, RING_TORN},
         {offsetof(ring_header_t, head), RING_SLOTS + 1, RING_TORN},
         {offsetof(ring_header_t, tail), 1000, RING_TORN},
@@ -663,6 +687,7 @@ int main(void)
     test_kernels_agree();
     test_a_sum_sees_blocks_that_move();
     test_goes_on_where_it_was();
+    test_what_is_adopted_is_not_its_own();
     test_a_run_that_was_open_is_found_at_its_longest();
     test_what_is_no_ring_of_ours_is_named();
     test_whole_runs_among_torn_ones_are_saved();

@@ -117,8 +117,8 @@ static outcome_t run(scan_index_fn scan, bool general, uint8_t flags, uint8_t di
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     (void)argc, (void)argv;
-    ring = memory_ring_new(1 << 22, true);
-    points = memory_ring_new(1 << 22, true);
+    ring = memory_ring_new(1 << 22, RING_LP);
+    points = memory_ring_new(1 << 22, RING_LP);
     no_tags = line_tags_new();
     tags = line_tags_new();
     line_tags_add(tags, (const uint8_t *)"dc", 2, (const uint8_t *)"eu\\ 1", 5);

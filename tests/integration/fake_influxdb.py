@@ -383,7 +383,7 @@ class _Handler(BaseHTTPRequestHandler):
             return f"content encoding {headers['Content-Encoding']}"
         if "Transfer-Encoding" in headers or headers.get_all("Content-Length") != [str(len(raw))]:
             return f"lengths {headers.get_all('Content-Length')} for {len(raw)} bytes"
-        if not re.fullmatch(r"penstock/\d+\.\d+\.\S+", headers["User-Agent"] or ""):
+        if not re.fullmatch(r"penstock/\d+\.\d+\.\S+(?: batch/[0-9a-f]{32})?", headers["User-Agent"] or ""):
             return f"user agent {headers['User-Agent']}"
         return ""
 

@@ -253,7 +253,7 @@ class QueueWatch:
     """
 
     machine: PenstockMachine
-    limit_bytes: int = 2 * 64 << 20
+    limit_bytes: int = 2 * 128 << 20
     """``ReceiveBuffer=`` of the socket unit; the kernel doubles it for its own bookkeeping."""
     samples: list[tuple[float, int]] = field(default_factory=list)
 

@@ -9,7 +9,10 @@
         server.write(b"m f=1 1700000000000000000\\n")
         assert server.export('{__name__="m_f"}') == [...]
 
-Both are skipped (or fail, see conftest.py) where the program is missing. A server can be stopped and started
+    with prometheus(tmp_path) as server:
+        assert server.samples('{__name__="m_f"}') == [...]
+
+All are skipped (or fail, see conftest.py) where the program is missing. A server can be stopped and started
 again on its port and with its data, and frozen and thawed, so that a test can make it fail. Nothing here
 sleeps for longer than a poll, and every wait has a deadline.
 """
@@ -28,7 +31,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
-from tests.conftest import need
+from tests.conftest import need, wait_until
 
 START_SECONDS_MAX = 30.0
 STOP_SECONDS_MAX = 20.0
@@ -146,6 +149,9 @@ class Server:
         """Stop it in its tracks: connections are taken by the kernel, and nothing answers."""
         assert self._process is not None, "not running"
         self._process.send_signal(signal.SIGSTOP)
+        # A thread that runs at the moment stops a little later.
+        tasks = Path(f"/proc/{self._process.pid}/task")
+        wait_until(lambda: all(_is_stopped(task) for task in tasks.iterdir()), what="it stands still")
 
     def thaw(self) -> None:
         assert self._process is not None, "not running"
@@ -271,6 +277,39 @@ class VictoriaMetrics(Server):
         return [json.loads(line) for line in answer.body.splitlines()]
 
 
+class Prometheus(Server):
+    """Prometheus as a receiver of remote write; it scrapes nothing. *settings* are those of its file."""
+
+    program = "prometheus"
+    ready_path = "/-/ready"
+
+    def __init__(self, folder: Path, host: str, settings: Mapping[str, object]) -> None:
+        super().__init__(folder, host)
+        self._settings = settings
+
+    def arguments(self) -> list[str]:
+        config = self.folder / "prometheus.yml"
+        # JSON is YAML, too.
+        config.write_text(json.dumps(self._settings))
+        return [
+            f"--config.file={config}",
+            f"--storage.tsdb.path={self.folder / 'data'}",
+            f"--web.listen-address={self.host}:{self.port}",
+            "--web.enable-remote-write-receiver",
+            "--log.level=warn",
+        ]
+
+    def samples(self, match: str = '{__name__!=""}', hours: int = 2) -> list[dict[str, Any]]:
+        """The series that *match*, as they were written in the last *hours*: metric (labels) and values.
+
+        Values are [time in seconds, text]. Raises RuntimeError on an error.
+        """
+        answer = self.request("GET", f"/api/v1/query?{urlencode({'query': f'{match}[{hours}h]'})}")
+        if answer.status != 200:
+            raise RuntimeError(f"query {match}: {answer.status} {answer.text}")
+        return list(answer.json()["data"]["result"])
+
+
 S = TypeVar("S", bound=Server)
 
 
@@ -288,6 +327,14 @@ def victoria_metrics(folder: Path, *flags: str, host: str = "127.0.0.1") -> Iter
     yield from _running(VictoriaMetrics(folder / "victoria-metrics", host, flags))
 
 
+@contextmanager
+def prometheus(
+    folder: Path, *, host: str = "127.0.0.1", settings: Mapping[str, object] | None = None
+) -> Iterator[Prometheus]:
+    """A running Prometheus with its data in *folder*/prometheus."""
+    yield from _running(Prometheus(folder / "prometheus", host, settings or {}))
+
+
 def _running(server: S) -> Iterator[S]:
     server.start()
     try:
@@ -301,3 +348,7 @@ def free_tcp_port(host: str = "127.0.0.1") -> int:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
+
+
+def _is_stopped(task: Path) -> bool:
+    return (task / "stat").read_text().rpartition(")")[2].split()[0] == "T"

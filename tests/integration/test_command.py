@@ -22,6 +22,7 @@ from tests.integration.agent_process import (
     send_udp,
     udp_inodes,
 )
+from tests.integration.certificates import make_certificates
 from tests.integration.test_ledger import dead_output, file_output
 from tests.integration.test_stop import udp_listener
 
@@ -128,6 +129,31 @@ def test_status_over_http_and_of_an_agent_that_is_gone(tmp_path: Path) -> None:
         gone = penstock("status", "--url", url)
         assert (gone.returncode, gone.stdout) == (EXIT_FAILURE, "")
         assert gone.stderr.startswith("penstock: no agent is running here: ")
+
+
+def test_status_and_top_by_tls_with_the_token_that_the_agent_asks_for(tmp_path: Path) -> None:
+    make_certificates(tmp_path)
+    keys = f'admin_cert = "{tmp_path / "server.pem"}"\nadmin_key = "{tmp_path / "server.key"}"'
+    config = f'[agent]\nadmin = "127.0.0.1:0"\nadmin_token = "s3cret"\n{keys}\n'
+    token = tmp_path / "token"
+    token.write_text("s3cret\n")
+    with AgentProcess(tmp_path, f"{config}{udp_listener(free_port())}{file_output('out')}") as agent:
+        url = f"https://{agent.log('ready')[0]['admin']}"
+        asked = ("status", "--json", "--url", url, "--ca", tmp_path / "ca.pem")
+        shown = penstock(*asked, "--token-file", token)
+        assert (shown.returncode, json.loads(shown.stdout)["pid"]) == (EXIT_OK, agent.pid)
+        seen = penstock("top", "--once", *asked[2:], "--token-file", token)
+        assert (seen.returncode, seen.stderr) == (EXIT_OK, "") and "out" in seen.stdout
+        for arguments, why in (
+            (asked, "the agent answers 401: wanted: the token"),
+            (("top", *asked[2:]), "wanted: the token"),
+            ((*asked, "--token-file", tmp_path / "none"), "none: cannot be read"),
+            ((*asked[:4], "--ca", tmp_path / "none", "--token-file", token), "none: cannot be read"),
+            (asked[:4], "its certificate is not trusted"),
+        ):
+            refused = penstock(*arguments)
+            assert (refused.returncode, refused.stdout) == (EXIT_FAILURE, "")
+            assert refused.stderr.startswith("penstock: ") and why in refused.stderr
 
 
 def test_an_agent_that_drains_is_shown_and_takes_no_new_config(tmp_path: Path) -> None:

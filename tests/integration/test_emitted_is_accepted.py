@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import examples
 from tests.integration.servers import Influxd, influxd
 from tests.reference import lines
 from tests.reference.corpus import load
@@ -61,7 +62,7 @@ def assert_taken(server: Influxd, body: bytes) -> None:
             server.drop_database(database)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=lines.datagrams, tags=lines.agent_tags, precision=st.sampled_from(["ns", "us", "ms", "s"]))
 @example(data=b"m time=1\nm time=1,f=2\n", tags=[], precision="ns")
 @example(data=b"m" + b"".join(b",t%d=v" % number for number in range(100)) + b" f=1", tags=[], precision="ns")
@@ -74,7 +75,7 @@ def test_lines(
     assert_taken(server, read(data, tags=tags, precision=precision, unsigned=False, now_ns=10**18).body)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.one_of(st.binary(max_size=100), st.text('m,= "\\\n\ta1.i', max_size=30).map(str.encode)))
 def test_raw_bytes(server: Influxd, read: Reader, data: bytes) -> None:
     assert_taken(server, read(data, unsigned=False, now_ns=10**18).body)

@@ -18,7 +18,7 @@ def deliver(server, database, body, **settings):
     """Deliver the lines of *body* (one each) to InfluxDB 1; the counters."""
     output = make(config(server, database, **settings))
     delivery = Delivery(output)
-    ring = Ring(None, 8 << 20, Waker(), unsigned=False)
+    ring = Ring(None, 8 << 20, Waker(), encoding="lp_signed")
     ring.put(body, body.count(b"\n"))
     delivery.deliver(delivery.live(ring.take(1 << 30, 1 << 30, True)))
     output.close()
@@ -109,7 +109,7 @@ def test_a_database_that_is_not_there_is_waited_for(server):
     name = "made_later"
     output = make(config(server, name, retry_max=0.05))
     delivery = Delivery(output)
-    ring = Ring(None, 1 << 20, Waker(), unsigned=False)
+    ring = Ring(None, 1 << 20, Waker(), encoding="lp_signed")
     ring.put(b"m f=1 1\n", 1)
     thread = threading.Thread(target=delivery.deliver, args=(delivery.live(ring.take(1 << 20, 10, True)),))
     thread.start()
@@ -126,7 +126,7 @@ def test_a_restart_of_the_server_costs_nothing_but_time(tmp_path):
         database = server.create_database()
         output = make(config(server, database, retry_max=0.05))
         delivery = Delivery(output)
-        ring = Ring(None, 1 << 20, Waker(), unsigned=False)
+        ring = Ring(None, 1 << 20, Waker(), encoding="lp_signed")
 
         def deliver_one(n):
             ring.put(b"m f=1 %d\n" % n, 1)

@@ -63,7 +63,7 @@ class Bench:
         self.server = server
         self.output = make(config(server, **settings))
         self.delivery = Delivery(self.output)
-        self.ring = Ring(None, 8 << 20, Waker(), unsigned=self.output.unsigned)
+        self.ring = Ring(None, 8 << 20, Waker(), encoding=self.output.encoding)
 
     def batch(self, lines):
         assert self.ring.put(b"".join(lines), len(lines))
@@ -357,9 +357,9 @@ def test_a_slow_reader_has_the_response_timeout_to_take_the_body():
 
 
 def test_an_endless_answer_is_read_to_a_limit(monkeypatch):
-    from agent.outputs import http
+    from agent.outputs import exchange
 
-    monkeypatch.setattr(http, "ANSWER_BYTES_MAX", 10_000)
+    monkeypatch.setattr(exchange, "ANSWER_BYTES_MAX", 10_000)
     with FakeInfluxDB(2) as server:
         server.script(Answer(500, b"x" * 1_000_000))
         bench = Bench(server)

@@ -229,6 +229,50 @@ def test_what_was_refused_is_shown_sent_once_more_or_dropped(bench: Bench, runni
         bench.balanced()
 
 
+@pytest.mark.parametrize("running", [True, False])
+@pytest.mark.parametrize("guarded", [True, False], ids=["guarded", "no more guarded"])
+def test_what_the_type_guard_left_out_is_shown_and_dropped_but_not_sent_as_it_is(
+    bench: Bench, tmp_path: Path, running: bool, guarded: bool
+) -> None:
+    config = bench.agent.config_path.read_text()
+    pinned = '[types]\n[[types.field]]\nmeasurement = "m"\nfield = "v"\ntype = "integer"\n'
+    bench.agent.config_path.write_text(f"{config}{pinned}")
+    assert bench.agent.reload()["applied"]
+    folder = bench.agent.state_dir / "rejected" / "_guard"
+    for number in range(3):
+        before = len(bench.names(folder))
+        send_udp(bench.port, b'm v="%d" %d' % (number, 10**18 + number))
+        wait_until(lambda before=before: len(bench.names(folder)) == before + 1)
+    if not guarded:
+        # What is there stays, for the commands, also after a restart.
+        bench.agent.config_path.write_text(config)
+        assert bench.agent.stop() == 0
+        bench.agent.spawn()
+        bench.agent.wait_notified("READY", 3)
+    if not running:
+        bench.agent.stop()
+    names = bench.names(folder)
+    assert "_guard" in bench("rejected", "ls")
+    assert names[1] in bench("rejected", "ls", "_guard")
+    shown = bench("rejected", "show", "_guard", names[0]).splitlines()
+    assert 'type conflict: field "v" of "m" is integer, came as string "0"' in "".join(shown[:-1])
+    assert shown[-1] == f'm v="0" {10**18}'
+    for which in (names[0], "--all"):
+        refused = bench("rejected", "retry", "_guard", which, code=1)
+        assert "would be left out once more" in refused and "penstock spool replay OUTPUT COPY" in refused
+    assert bench("rejected", "drop", "_guard", names[0]) == "1 files removed\n"
+    assert bench.names(folder) == names[1:]
+    # As it says: mended in a copy, past the guards.
+    copy = tmp_path / "copy.lp"
+    copy.write_text((folder / names[1]).read_text().replace('"', "") + "m v=7i 7\n")
+    assert "2 metrics added" in bench("spool", "replay", "influx", copy)
+    assert bench.server.lines == {b"m v=1 %d\n" % (10**18 + 1), b"m v=7i 7\n"}
+    assert bench("rejected", "drop", "_guard", "--all", "--yes") == "2 files removed\n"
+    assert bench.names(folder) == [] and not (bench.agent.state_dir / "spool" / "_guard").exists()
+    if running:
+        bench.balanced()
+
+
 def test_without_a_spool_the_running_agent_gets_what_was_refused(spoolless: Bench) -> None:
     bench = spoolless
     bench.refuse(2)

@@ -15,6 +15,7 @@ from tests.integration.agent_process import (
     output,
     send_udp,
 )
+from tests.integration.disks import small_disk
 from tests.integration.test_ledger import dead_output
 from tests.integration.test_stop import udp_listener
 
@@ -154,4 +155,21 @@ def test_an_output_that_comes_back_finds_its_ring(tmp_path: Path) -> None:
         status = agent.wait_for(lambda status: at_rest(status) and output(status, "out")["delivered"] == 2)
         assert_balanced(status)
         assert output(status, "out")["restored"] == 2
+        assert agent.stop() == EXIT_OK
+
+
+def test_without_room_for_what_is_in_hand_the_agent_runs(tmp_path: Path) -> None:
+    """The rings fit into the folder, and nothing else does."""
+    port = free_port()
+    with (
+        small_disk(tmp_path / "run", "size=4m"),
+        AgentProcess(
+            tmp_path, config(port, files("out"), ring_bytes="128KiB", more='[flush]\nbatch_bytes = "64KiB"')
+        ) as agent,
+    ):
+        send_udp(port, b"m v=1 1")
+        agent.wait_for(lambda status: output(status, "out")["delivered"] == 1)
+        assert rings(agent) == ["out.0.ring"] and not list((agent.runtime_dir / "bursts").iterdir())
+        [warning] = agent.log("no file for what is being received: a kill now would lose it")
+        assert warning["level"] == "warning" and warning["receiver"] == "lane-0"
         assert agent.stop() == EXIT_OK

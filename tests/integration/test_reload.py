@@ -2,6 +2,7 @@
 
 import re
 import resource
+import shutil
 import signal
 import socket
 import stat
@@ -12,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from agent.errors import EXIT_FAILURE, EXIT_OK
+from agent.admin.client import Credentials, ask
+from agent.errors import EXIT_FAILURE, EXIT_OK, ControlError
 from tests.conftest import wait_until
 from tests.integration.agent_process import (
     AgentProcess,
@@ -28,6 +30,7 @@ from tests.integration.agent_process import (
     send_unixgram,
     udp_inodes,
 )
+from tests.integration.certificates import make_certificates
 from tests.integration.test_ledger import dead_output, file_output
 from tests.integration.test_stop import udp_listener
 
@@ -211,8 +214,9 @@ def test_another_encoding_takes_new_rings_and_the_old_ones_go_where_they_were_me
             lambda status: output(status, "out")["waiting"] == 1 and output(status, "out")["delivered"] == 1
         )
         assert_balanced(status)
-        rings = [ring.name for ring in (tmp_path / "run" / "rings").iterdir()]
-        assert rings == ["out.0~1.ring"]
+        # The file of the old one goes a moment after its last metric is counted.
+        rings = tmp_path / "run" / "rings"
+        wait_until(lambda: [ring.name for ring in rings.iterdir()] == ["out.0~1.ring"], what="one ring")
         assert agent.reload(influx)["applied"]
         assert agent.stop() == EXIT_OK
         [final] = agent.log("stopped")
@@ -356,6 +360,48 @@ def test_the_admin_address_moves(tmp_path: Path) -> None:
                 other.bind(("127.0.0.1", second))
         assert agent.reload(config(""))["applied"]
         assert not answers(second)
+
+
+def test_who_is_answered_at_the_admin_address_changes_with_a_reload(tmp_path: Path) -> None:
+    make_certificates(tmp_path)
+    listening = f"{udp_listener(free_port())}{file_output('out')}"
+    warning = "the admin address can be reached from other machines, and asks for no token"
+
+    def config(keys: str, host: str = "127.0.0.1") -> str:
+        return f'[agent]\nadmin = "{host}:0"\n{keys}\n{listening}'
+
+    def tls(name: str) -> str:
+        return (
+            f'admin_token = "s3cret"\nadmin_cert = "{tmp_path / "our.pem"}"\nadmin_key = "{tmp_path / name}"'
+        )
+
+    with AgentProcess(tmp_path, config("", "0.0.0.0")) as agent:
+        port = int(agent.log("ready")[0]["admin"].rpartition(":")[2])
+        shown, known = (
+            Credentials("s3cret", str(tmp_path / "ca.pem")),
+            Credentials("", str(tmp_path / "ca.pem")),
+        )
+        assert len(agent.log(warning)) == 1
+        assert agent.reload(config('admin_token = "s3cret"', "0.0.0.0"))["applied"]
+        # The port is the same, though the kernel chose it.
+        url = f"http://127.0.0.1:{port}"
+        assert ask(url, "GET", "/api/status", 10.0)[0] == 401
+        assert ask(url, "GET", "/api/status", 10.0, shown)[0] == 200
+        assert len(agent.log(warning)) == 1
+
+        # TLS from the next reload on, and another certificate from the one after it.
+        url = f"https://127.0.0.1:{port}"
+        shutil.copy(tmp_path / "elsewhere.pem", tmp_path / "our.pem")
+        assert agent.reload(config(tls("elsewhere.key"), "0.0.0.0"))["applied"]
+        with pytest.raises(ControlError, match=r"not trusted.*IP address mismatch"):
+            ask(url, "GET", "/api/status", 10.0, shown)
+        shutil.copy(tmp_path / "server.pem", tmp_path / "our.pem")
+        result = agent.reload()
+        assert "agent.admin_cert: cannot be used" in result["problems"][0]
+        assert agent.reload(config(tls("server.key"), "0.0.0.0"))["applied"]
+        assert ask(url, "GET", "/api/status", 10.0, shown)[0] == 200
+        assert ask(url, "GET", "/api/status", 10.0, known)[0] == 401
+        assert "s3cret" not in agent.log_text()
 
 
 def test_a_passed_socket_whose_listener_goes_and_comes_back_is_the_same(tmp_path: Path) -> None:

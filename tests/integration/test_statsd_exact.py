@@ -193,7 +193,7 @@ class Server:
         self.points = 0
         port = 0
         for lane, ring in zip(self.lanes, self.passed, strict=True):
-            lane.set_rings([ring])
+            lane.set_layout((), [ring])
             sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)

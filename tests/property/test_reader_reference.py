@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import examples
 from tests.reference import lines
 from tests.reference.line_protocol import REASONS, ReadResult, read
 from tests.reference.points import parse, split
@@ -17,7 +18,7 @@ WINDOW_BYTES = 16_384
 options = st.fixed_dictionaries(
     {},
     optional={
-        "precision": st.sampled_from(["ns", "us", "ms", "s"]),
+        "precision": st.sampled_from(["ns", "us", "ms", "s", "m", "h", "auto"]),
         "tags": lines.agent_tags,
         "now_ns": st.sampled_from([0, 8, 99, 1_700_000_000_000_000_000, 999_999_999_999_999_998]),
         "unsigned": st.booleans(),
@@ -37,7 +38,7 @@ def assert_same(compiled: Reader, data: bytes, **options: Any) -> ReadResult:
     return expected
 
 
-@settings(max_examples=700, deadline=None)
+@settings(max_examples=examples(700), deadline=None)
 @given(data=lines.datagrams, options=options)
 @example(data=b'm f="x 2\nm g="y" 3', options={})
 @example(data=b'm s="x\nevil v=1\n",n=NaN\nm f=1 1\n', options={})
@@ -65,31 +66,31 @@ def test_each_value_in_a_plain_line(compiled: Reader) -> None:
 
 def test_each_timestamp_in_a_plain_line(compiled: Reader) -> None:
     for time in lines.TIMES:
-        for precision in ("ns", "us", "ms", "s"):
+        for precision in ("ns", "us", "ms", "s", "m", "h", "auto"):
             for end in (b"\n", b"\r\n", b" \n", b"", b"\0\n", b" \0\n"):
                 assert_same(compiled, b"m f=1 " + time + end, precision=precision)
                 assert_same(compiled, b"m,t=v f=.5  " + time + end, precision=precision)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(data=st.lists(lines.simple, max_size=4).map(b"\n".join), options=options)
 def test_plain_lines(compiled: Reader, data: bytes, options: dict[str, Any]) -> None:
     assert_same(compiled, data, **options)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(data=st.binary(max_size=200), options=options)
 def test_raw_bytes(compiled: Reader, data: bytes, options: dict[str, Any]) -> None:
     assert_same(compiled, data, **options)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(data=st.text('m,= "\\\n\r\t\0a1.i#', max_size=30).map(str.encode), options=options)
 def test_structure_bytes_in_any_order(compiled: Reader, data: bytes, options: dict[str, Any]) -> None:
     assert_same(compiled, data, **options)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(data=lines.datagrams, before=st.integers(0, 130), windows=st.integers(1, 2))
 def test_lines_across_the_border_of_a_window(
     compiled: Reader, data: bytes, before: int, windows: int
@@ -170,10 +171,10 @@ def test_agent_tags_that_cannot_be_written_are_refused(compiled: Reader, tag: tu
         with pytest.raises(ValueError):
             read_with(b"m f=1 1\n", tags=[(b"k", b"v"), (b"k", b"w")])
         with pytest.raises(ValueError):
-            read_with(b"m f=1 1\n", precision="h")
+            read_with(b"m f=1 1\n", precision="d")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(data=lines.datagrams, prefix=st.sampled_from([b"", b'm f="\n\\"\n" 1\n' * 40]))
 def test_lines_of_a_body_are_counted_and_split(compiled: Reader, data: bytes, prefix: bytes) -> None:
     """What bisects a refused batch finds the lines where the reader ended them."""
@@ -211,7 +212,7 @@ def test_every_reason_has_a_line() -> None:
             assert (result.dropped, result.body) == ({reason: 1}, b"m f=1 1\n")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(data=lines.datagrams, options=options)
 def test_reference_reads_its_own_output_as_it_is(data: bytes, options: dict[str, Any]) -> None:
     result = read(data, **options)

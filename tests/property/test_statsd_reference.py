@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import examples
 from tests.reference import statsd_lines as make
 from tests.reference.line_protocol import ReadResult
 from tests.reference.line_protocol import read as read_lines
@@ -38,7 +39,7 @@ def implementation(request: pytest.FixtureRequest) -> Reader:
     return reader(request.param)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(make.streams, hows)
 def test_all_implementations_agree(implementation: Reader, stream: list[bytes], how: Settings) -> None:
     assert complaints(reference(stream, how), implementation(stream, how), how.relative_error) == []

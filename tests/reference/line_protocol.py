@@ -41,7 +41,16 @@ from tests.reference.line_text import (
     skip_blanks,
 )
 
-NS_PER_UNIT = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
+NS_PER_UNIT = {
+    "ns": 1,
+    "us": 1_000,
+    "ms": 1_000_000,
+    "s": 1_000_000_000,
+    "m": 60_000_000_000,
+    "h": 3_600_000_000_000,
+    "auto": 0,
+}
+"""0: by the size of each timestamp."""
 TIME_NS_MIN = -(2**63) + 2
 TIME_NS_MAX = 2**63 - 2
 KEY_BYTES_MAX = 65_535
@@ -116,11 +125,11 @@ def read(
 ) -> ReadResult:
     """Read one datagram and return the safe lines, each with a timestamp in nanoseconds and one LF.
 
-    *precision* is the unit of the timestamps in *data*: ns, us, ms or s. *tags* are raw (not escaped); each
-    is added, behind the line's own tags and in the given order, to lines that have no tag of that key. Lines
-    without a timestamp get *now_ns*, *now_ns* + 1, ... in the order of acceptance; other lines use none up.
-    With *unsigned* false ``1u`` is written as ``1i``. Raises ValueError for tags that cannot be written, see
-    :func:`agent_tags`, and for an unknown precision.
+    *precision* is the unit of the timestamps in *data*: ns, us, ms, s, m, h or auto. *tags* are raw (not
+    escaped); each is added, behind the line's own tags and in the given order, to lines that have no tag of
+    that key. Lines without a timestamp get *now_ns*, *now_ns* + 1, ... in the order of acceptance; other
+    lines use none up. With *unsigned* false ``1u`` is written as ``1i``. Raises ValueError for tags that
+    cannot be written, see :func:`agent_tags`, and for an unknown precision.
 
     The counts: *received* is every line that is neither blank nor a comment, and equals *accepted* plus the
     sum of *dropped*. *rewritten* is how many accepted lines do not have the bytes they came with, apart from
@@ -158,10 +167,21 @@ def read(
                 time_ns = now_ns + stamped
                 stamped += 1
             else:
-                time_ns = line.time * NS_PER_UNIT[precision]
+                time_ns = line.time * unit_of(NS_PER_UNIT[precision], line.time)
             body += line.text(with_agent_tags(line.tags, added), time_ns) + LF
         position = end + 1
     return ReadResult(bytes(body), received, accepted, rewritten, clamped, dict(dropped))
+
+
+def unit_of(ns_per_unit: int, time: int) -> int:
+    """*ns_per_unit*, or what InfluxDB 3 guesses: the finest unit in which *time* is not near 1970."""
+    if ns_per_unit:
+        return ns_per_unit
+    size = abs(time)
+    for unit in (1_000_000_000, 1_000_000, 1_000):
+        if size < 5 * 10**18 // unit:
+            return unit
+    return 1
 
 
 def agent_tags(tags: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -241,7 +261,7 @@ def read_line(
     measurement, tags, at = read_head(data, begin)
     fields, clamped, at = read_fields(data, at, unsigned)
     time, end = read_time(data, at)
-    if time is not None and not TIME_NS_MIN <= time * ns_per_unit <= TIME_NS_MAX:
+    if time is not None and not TIME_NS_MIN <= time * unit_of(ns_per_unit, time) <= TIME_NS_MAX:
         raise Malformed("timestamp_range")
     if not is_utf8(data[begin:end]):
         raise Malformed("utf8")

@@ -22,7 +22,8 @@ def reader(name: str) -> Reader:
     if name == "avx2" and _core.ISA != "avx2":
         missing("no AVX2")
 
-    def compiled(data: bytes, **options: Any) -> ReadResult:
+    def compiled(data: bytes, *, unsigned: bool = True, **options: Any) -> ReadResult:
+        options["encoding"] = "lp" if unsigned else "lp_signed"
         result = _core.read_lines(data, isa=name, **options)
         return ReadResult(
             result["body"],

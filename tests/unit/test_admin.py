@@ -18,13 +18,22 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agent import ledger
 from agent._core import Lane, Ring, Waker
-from agent.accounts import OutputReading
+from agent.accounts import GuardAccount, OutputReading
 from agent.admin import server
+from agent.admin.access import Access
+from agent.admin.guard import Guard, Guards
 from agent.admin.server import Admin, start
-from agent.admin.status import OutputState, ReloadOutcome, ReloadStatus, ServiceStatus
+from agent.admin.status import OutputState, ReloadOutcome, ReloadStatus, ServiceStatus, Watched
+from agent.config import Cardinality, Slo
 from agent.errors import ControlError
+from agent.objectives import Promised
+from agent.sampler import Sampler
+from agent.sessions import Sessions
 from agent.store.rejected import RejectedCounters
 from agent.store.spool_file import SpoolCounters
+from agent.watch import Watch
+
+EVERYBODY = Access()
 
 NAME = 'in "quotes" \\ and\nlines'
 """A listener's name that has every character which the text format escapes."""
@@ -36,6 +45,7 @@ class Counters:
 
     delivered: int = 0
     rejected: int = 0
+    merged: int = 0
     restored: int = 0
     batches: int = 0
     replayed: int = 0
@@ -45,6 +55,10 @@ class Counters:
     bytes_raw: int = 0
     bytes_sent: int = 0
     opened: int = 0
+    traced: int = 3
+    on_time: int = 0
+    histograms: dict[str, tuple[list[int], float]] = field(default_factory=dict)
+    stages: dict[str, float] = field(default_factory=lambda: {"request": 1.5})
     dropped: dict[str, int] = field(default_factory=lambda: {"drain_timeout": 0})
     requests: dict[str, int] = field(default_factory=lambda: {"2xx": 5, "error": 2})
 
@@ -55,7 +69,7 @@ class Service:
     def __init__(self) -> None:
         self.lane = Lane(0)
         self.ring = Ring(None, 1 << 20, Waker())
-        self.lane.set_rings([self.ring])
+        self.lane.set_layout((), [self.ring])
         self.counters = Counters()
         self.reasons: list[str] = []
         self.reloads = ReloadStatus(applied_time=1000.0)
@@ -64,6 +78,10 @@ class Service:
         self.reloading.set()
         self.spool: SpoolCounters | None = None
         self.refused: RejectedCounters | None = None
+        self.guards: GuardAccount | None = None
+        self.promises = {"influx": Promised(young=0, on_time=0)}
+        self.sampler = Sampler(self)
+        self.watching = Sessions()
 
     def status(self) -> ServiceStatus:
         state = OutputState(
@@ -74,6 +92,7 @@ class Service:
             breaker="half_open",
             limit=3,
             round_trip=0.25,
+            spool_max_bytes=1 << 30 if self.spool is not None else 0,
         )
         return ServiceStatus(
             state="running", started=1000.0, config="/c.toml", reload=self.reloads, outputs=(state,)
@@ -82,10 +101,25 @@ class Service:
     def ledger(self) -> ledger.Ledger:
         rings = {"lane-0": self.ring.stats()}
         output = OutputReading("influx", "influxdb", self.counters, rings, self.spool, self.refused)
-        return ledger.read({0: (NAME, "udp://x")}, [self.lane.stats()], [output])
+        return ledger.read({0: (NAME, "udp://x")}, [self.lane.stats()], [output], guards=self.guards)
+
+    def sessions(self) -> Sessions:
+        return self.watching
 
     def ready(self) -> list[str]:
         return self.reasons
+
+    def slo(self) -> Slo:
+        return Slo(window=43_200.0)
+
+    def promised(self) -> dict[str, Promised]:
+        return self.promises
+
+    def watched(self) -> Watched:
+        return self.sampler.watched()
+
+    def pulse(self) -> Sampler:
+        return self.sampler
 
     async def reload(self) -> ReloadOutcome:
         await self.reloading.wait()
@@ -119,13 +153,13 @@ class Running:
         return socket.create_connection((host, int(port)), timeout=10)
 
 
-def run(folder: Path, body: Callable[[Running], Awaitable[None]]) -> None:
-    """Run *body* with everything started, and close everything."""
+def run(folder: Path, body: Callable[[Running], Awaitable[None]], access: Access = EVERYBODY) -> None:
+    """Run *body* with everything started, and close everything; over TCP, *access* says who is answered."""
 
     async def main() -> None:
         service = Service()
         path = folder / "control.sock"
-        tcp = await start("127.0.0.1:0", service)
+        tcp = await start("127.0.0.1:0", service, access=access)
         control = await start(str(path), service)
         async with (
             aiohttp.ClientSession(f"http://{tcp.address}") as over_tcp,
@@ -178,7 +212,7 @@ def test_the_page_links_to_every_endpoint(tmp_path: Path) -> None:
         links = re.findall(r'href="([^"]+)"', page)
         assert status == 200 and set(links) >= {"/healthz", "/readyz", "/metrics", "/api/status"}
         for link in links:
-            assert (await running.get(link))[0] == 200
+            assert link.startswith("#") or (await running.get(link))[0] == 200
         assert (await running.get("/nowhere"))[0] == 404
 
     run(tmp_path, body)
@@ -187,7 +221,7 @@ def test_the_page_links_to_every_endpoint(tmp_path: Path) -> None:
 def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     found = {}
     for family in text_string_to_metric_families(text):
-        assert family.documentation and family.type in ("counter", "gauge")
+        assert family.documentation and family.type in ("counter", "gauge", "histogram")
         for sample in family.samples:
             key = (sample.name, tuple(sorted(sample.labels.items())))
             assert key not in found, f"{key} twice"
@@ -213,11 +247,15 @@ def test_metrics_are_the_ledger(tmp_path: Path) -> None:
         output = ("output", "influx")
         assert found["penstock_output_waiting_metrics", (output,)] == 1
         assert found["penstock_output_ring_slots_used", (output, ("writer", "lane-0"))] == 1
+        assert found["penstock_output_merged_metrics_total", (output,)] == 0
         assert found["penstock_output_attempts_total", (output,)] == 7
         assert found["penstock_output_requests_total", (("answer", "error"), output)] == 2
         assert found["penstock_output_state", (output, ("state", "holding"))] == 1
         assert found["penstock_output_state", (output, ("state", "ok"))] == 0
         assert found["penstock_lane_running", (("lane", "0"),)] == 0
+        assert found["penstock_socket_receive_buffer_bytes", (("lane", "0"), listener)] > 0
+        assert found["penstock_socket_queue_bytes", (("lane", "0"), listener)] == 0
+        assert found["penstock_socket_kernel_dropped_datagrams_total", (("lane", "0"), listener)] == 0
         assert found["penstock_ready", ()] == 1
         assert found["penstock_config_last_reload_successful", ()] == 1
         assert found["penstock_config_applied_timestamp_seconds", ()] == 1000
@@ -236,7 +274,8 @@ def test_metrics_tell_of_the_breaker_and_of_what_is_on_disk(tmp_path: Path) -> N
         assert found["penstock_output_breaker_state", (output, ("state", "closed"))] == 0
         assert found["penstock_output_concurrency_limit", (output,)] == 3
         assert found["penstock_output_round_trip_seconds", (output,)] == 0.25
-        assert not [name for name, _ in found if name.startswith(("penstock_spool", "penstock_rejected"))]
+        names = {name for name, _ in found} - {"penstock_rejected_fields_total"}
+        assert not [name for name in names if name.startswith(("penstock_spool", "penstock_rejected"))]
         running.service.spool = SpoolCounters(
             restored=4,
             stored=3,
@@ -266,6 +305,7 @@ def test_metrics_tell_of_the_breaker_and_of_what_is_on_disk(tmp_path: Path) -> N
             "spool_files": 2,
             "spool_bytes": 8192,
             "spool_foreign_files": 1,
+            "spool_limit_bytes": 1 << 30,
             "spool_oldest_timestamp_seconds": 1.5,
             "rejected_kept_metrics": 6,
             "rejected_files": 1,
@@ -275,10 +315,43 @@ def test_metrics_tell_of_the_breaker_and_of_what_is_on_disk(tmp_path: Path) -> N
         }
         assert {name: found[f"penstock_{name}", (output,)] for name in expected} == expected
         assert found["penstock_output_dropped_metrics_total", (output, ("reason", "spool_age"))] == 2
+        assert found["penstock_output_stage_seconds_total", (output, ("stage", "request"))] == 1.5
+        assert found["penstock_output_stage_seconds_total", (output, ("stage", "store"))] == 0
+        assert found["penstock_traced_batches_total", ()] == 3
+        # 5 of at most 100 us, 7 of up to 125 us, one beyond all bounds; of these few bounds are shown.
+        seconds = [5, 7, *[0] * 89, 1]
+        running.service.counters.histograms = {"delay_seconds": (seconds, 2.5)}
+        found = samples((await running.get("/metrics"))[1])
+        shown = {
+            dict(labels)["le"]: value
+            for (name, labels), value in found.items()
+            if name.endswith("delay_seconds_bucket")
+        }
+        assert list(shown)[:2] == ["0.001", "0.0025"] and shown["0.001"] == shown["10000.0"] == 12
+        assert shown["+Inf"] == found["penstock_output_delay_seconds_count", (output,)] == 13
+        assert found["penstock_output_delay_seconds_sum", (output,)] == 2.5
         errors = (("error", "ENOSPC"), ("folder", "spool"), output)
         assert found["penstock_disk_errors_total", errors] == 5
         assert found["penstock_disk_failing", (("folder", "spool"), output)] == 1
         assert found["penstock_disk_failing", (("folder", "rejected"), output)] == 0
+
+    run(tmp_path, body)
+
+
+def test_metrics_tell_who_looks_on_and_what_threads_take(tmp_path: Path) -> None:
+    async def body(running: Running) -> None:
+        service = running.service
+        found = samples((await running.get("/metrics"))[1])
+        assert found["penstock_page_clients", ()] == found["penstock_ledger_broken", ()] == 0
+        assert found["penstock_tap_clients", ()] == found["penstock_tap_skipped_metrics_total", ()] == 0
+        service.counters.delivered = 1
+        for second in range(1, 9):
+            service.sampler.tick(float(second))
+        async with running.over_unix.get("/api/stream"):
+            found = samples((await running.get("/metrics"))[1])
+            assert found["penstock_page_clients", ()] == 1
+        assert found["penstock_ledger_broken", ()] == 1
+        assert found["penstock_thread_cpu_seconds_total", (("thread", "main"),)] > 0
 
     run(tmp_path, body)
 
@@ -297,7 +370,7 @@ def test_status_shows_service_and_ledger(tmp_path: Path) -> None:
         found = json.loads(text)
         assert status == 200
         assert (found["state"], found["config"], found["pid"]) == ("running", "/c.toml", os.getpid())
-        assert found["ledger"] == {"balance": "balanced", "problems": []}
+        assert found["ledger"] == {"balance": "balanced", "problems": [], "broken_since": None}
         (output,) = found["outputs"]
         assert (output["name"], output["state"], output["target"]) == ("influx", "holding", "http://h:8086")
         assert output["ledger"]["requests"] == {"2xx": 5, "error": 2}
@@ -369,6 +442,77 @@ def test_reload_is_refused_over_tcp(tmp_path: Path) -> None:
         assert running.service.reloads.applied == 0
 
     run(tmp_path, body)
+
+
+@pytest.mark.parametrize("path", ["/api/tap", "/api/capture?last=1"])
+def test_what_metrics_say_is_shown_on_the_control_socket_only(tmp_path: Path, path: str) -> None:
+    async def body(running: Running) -> None:
+        status, text = await running.get(path)
+        assert status == 403 and "on the control socket only" in json.loads(text)["error"]
+        async with running.over_unix.get(path) as response:
+            # There is nothing to look at, and whoever may ask is told so.
+            assert response.status == 409
+            assert re.search("there are none|nothing is kept", (await response.json())["error"])
+
+    run(tmp_path, body)
+
+
+def test_only_a_client_that_does_not_take_a_stream_is_cut() -> None:
+    guards = Guards(64, request_timeout=0.2, answer_timeout=0.1)
+
+    class Stream(asyncio.Protocol):
+        """Writes without an end, as much as is taken."""
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport = transport
+            guards.request_arrived(transport)
+            guards.stream(transport)
+            self.writing = asyncio.ensure_future(self.write())
+            self.paused = asyncio.Event()
+            self.paused.set()
+
+        async def write(self) -> None:
+            assert isinstance(self.transport, asyncio.Transport)
+            while not self.transport.is_closing():
+                self.transport.write(b"x" * 65536)
+                await asyncio.sleep(0.01)
+                await self.paused.wait()
+
+        def pause_writing(self) -> None:
+            self.paused.clear()
+
+        def resume_writing(self) -> None:
+            self.paused.set()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.writing.cancel()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: Guard(Stream(), guards), "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            deaf = socket.create_connection(("127.0.0.1", port))
+            deadline = loop.time() + 20
+            read = 0
+            while len(guards._open) < 2:
+                assert loop.time() < deadline
+                await asyncio.sleep(0.001)
+            while len(guards._open) == 2:  # until the deaf one is cut
+                assert loop.time() < deadline
+                read += len(await reader.read(1 << 16))
+            before = loop.time()
+            while loop.time() < before + 0.5:
+                assert await reader.read(1 << 16)
+            assert len(guards._open) == 1 and read
+            deaf.close()
+            writer.transport.abort()
+            while guards._open:
+                assert loop.time() < deadline
+                await asyncio.sleep(0.001)
+
+    asyncio.run(main())
 
 
 def test_the_control_socket_is_its_owners_alone(tmp_path: Path) -> None:
@@ -474,7 +618,7 @@ def test_an_answer_that_does_not_come_in_time_is_cut(tmp_path: Path, monkeypatch
 def test_connections_are_bounded_and_one_that_ends_makes_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "_CONNECTIONS_MAX", 2)
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", 2)
 
     async def body(running: Running) -> None:
         with running.connect(), running.connect() as second:
@@ -500,3 +644,28 @@ def test_closing_leaves_the_socket_file_of_a_successor(tmp_path: Path) -> None:
         assert not path.exists()
 
     asyncio.run(main())
+
+
+def test_what_guards_the_database_is_told_where_there_is_something(tmp_path: Path) -> None:
+    async def body(running: Running) -> None:
+        assert json.loads((await running.get("/api/status"))[1])["guards"] is None
+        assert "penstock_guard" not in (await running.get("/metrics"))[1]
+        watch = Watch()
+        watch.configure(Cardinality(max_series=100))
+        watch.look_after(1_000_000_000, 5_000_000_000)
+        for i in range(300):
+            watch.book.decide(f'http,id="{i}'.encode())
+        running.service.guards = watch.account()
+        guards = json.loads((await running.get("/api/status"))[1])["guards"]
+        assert 70 <= guards["series"] <= 76 and guards["series_max"] == 100 and guards["overflow_series"] == 1
+        offender = guards["offenders"][0]
+        assert (offender["measurement"], offender["tag"], offender["policy"]) == ("http", "id", "overflow")
+        assert offender["refused"] == guards["refused"] == 300 - guards["series"] and offender["since"] == 5.0
+        found = samples((await running.get("/metrics"))[1])
+        assert found["penstock_guard_series", ()] == guards["series"]
+        assert found["penstock_guard_refused_series_total", ()] == guards["refused"]
+        labels = (("measurement", "http"), ("tag", "id"))
+        assert found["penstock_offender_series", labels] == offender["series"]
+        assert found["penstock_offender_new_series_per_minute", labels] == offender["per_minute"]
+
+    run(tmp_path, body)

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from agent.config_schema import SpoolTable
-from agent.delivery.backlog import Backlog
+from agent.delivery.backlog import PASSED_AFTER, Backlog
 from agent.outputs.base import Payload
 from agent.outputs.null import NullSink
 from agent.store.spool import Spool
@@ -135,3 +135,33 @@ def test_at_the_end_everything_is_the_spool_s_again(spool):
     assert spool.take() is None
     backlog.close()
     assert [spool.take().oldest_ns - NOW_NS for _ in range(3)] == [0, 1, 2]
+
+
+def test_in_order_nothing_passes_a_file_that_failed_in_an_outage(spool):
+    fill(spool, 2)
+    backlog = Backlog(spool)
+    backlog.ordered = True
+    for _ in range(20):
+        work = backlog.take()
+        assert numbers([work]) == [0]
+        fail(backlog, work, output(retry_min=30.0), in_outage=True)
+        assert backlog.is_waiting(time.monotonic())
+    assert numbers([backlog.take(), backlog.take()]) == [0, 1]
+
+
+def test_in_order_a_file_that_fails_by_itself_lets_others_pass_after_some_times(spool, monkeypatch):
+    monkeypatch.setattr("agent.delivery.backlog.REST_IN_ORDER_S", 0.01)
+    fill(spool, 2)
+    backlog = Backlog(spool)
+    backlog.ordered = True
+    sink = output(retry_min=30.0)
+    for _ in range(PASSED_AFTER):
+        wait_until(lambda: backlog.is_waiting(time.monotonic()))
+        work = backlog.take()
+        assert numbers([work]) == [0]
+        fail(backlog, work, sink)
+        assert backlog.take() is None and backlog.holds_up(time.monotonic())
+    wait_until(lambda: backlog.is_waiting(time.monotonic()))
+    fail(backlog, backlog.take(), sink)
+    assert numbers([backlog.take()]) == [1]
+    assert backlog.take() is None and not backlog.holds_up(time.monotonic())

@@ -62,7 +62,9 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
 def test_every_command_explains_itself() -> None:
     commands = cli.commands
     assert set(commands) == {
-        *("run", "check", "config", "status", "reload", "spool", "rejected", "version"),
+        *("run", "check", "test", "config", "status", "reload", "spool", "rejected", "version"),
+        *("tap", "capture", "replay"),
+        *("top", "send", "bench"),
         *("install", "uninstall"),
     }
     for name in commands:
@@ -139,7 +141,7 @@ def test_config_leaves_out_defaults_unless_asked(tmp_path: Path) -> None:
     assert short["listen"][1] == {"address": "udp://[::1]:8089", "name": "six", "gro": False}
     assert short["flush"] == {"interval": "1500ms"}
     full = tomllib.loads(penstock("config", "-c", path, "--defaults").stdout)
-    assert full["log"] == {"level": "info", "format": "auto"}
+    assert full["log"] == {"level": "info", "format": "auto", "trace": 0.001}
     assert full["flush"] == {"batch_lines": 5000, "batch_bytes": "1MiB", "interval": "1500ms"}
 
 
@@ -218,7 +220,7 @@ def test_status_exits_with_1_where_the_ledger_does_not_balance(tmp_path: Path) -
     assert code == 1
     assert "Ledger: does not balance" in text
     assert (
-        "output influx: 0 restored + 0 written, but 1 delivered + 0 rejected + 0 spooled + 0 waiting" in text
+        "output influx: 0 restored + 0 written, but 1 delivered + 0 rejected + 0 merged + 0 spooled" in text
     )
     code, text = ask_a_service(service, tmp_path, "status", "--json")
     assert code == 1 and json.loads(text)["ledger"]["balance"] == "broken"
@@ -271,7 +273,9 @@ def test_a_refused_reload_prints_the_reasons_and_exits_with_1(
         ("udp://127.0.0.1:8089", "nc -u -w0 127.0.0.1 8089"),
         ("udp://0.0.0.0:8089", "nc -u -w0 127.0.0.1 8089"),
         ("udp://[::]:8089", "nc -u -w0 ::1 8089"),
-        ("unixgram:///run/p.sock", "nc -uU -w0 /run/p.sock"),
+        ("unixgram:///run/p.sock", "nc -u -w0 -U /run/p.sock"),
+        ("tcp://[::]:8094", "nc -N ::1 8094"),
+        ("unix:///run/p.sock", "nc -N -U /run/p.sock"),
     ],
 )
 def test_the_line_to_try_reaches_the_listener(address: str, line: str) -> None:
@@ -309,7 +313,7 @@ path = "{tmp_path}/out"
     os.close(ours)
     assert f"Send to:  unixgram://{tmp_path}/in.sock" in shown
     assert f"Look at:  {tmp_path}/out/, http://127.0.0.1:" in shown
-    assert f"Try:      echo 'demo,host=me value=1' | nc -uU -w0 {tmp_path}/in.sock" in shown
+    assert f"Try:      echo 'demo,host=me value=1' | nc -u -w0 -U {tmp_path}/in.sock" in shown
 
 
 def test_without_a_terminal_run_logs_only(agent: AgentProcess) -> None:
@@ -324,7 +328,7 @@ def test_without_a_terminal_run_logs_only(agent: AgentProcess) -> None:
     ("module", "unwanted"),
     [
         ("agent.cli", {"aiohttp", "rich", "prometheus_client", "influxdb_client", "asyncio", "agent._core"}),
-        ("agent.service", {"rich", "prometheus_client", "influxdb_client", "psutil"}),
+        ("agent.service", {"aiohttp", "rich", "prometheus_client", "influxdb_client", "psutil"}),
     ],
 )
 def test_nothing_is_imported_before_it_is_needed(module: str, unwanted: set[str]) -> None:

@@ -8,6 +8,7 @@ from agent.config import (
     InfluxOutput,
 )
 from agent.config_schema import kinds
+from agent.config_values import LISTEN_ADDRESSES as ADDRESSES
 from tests.unit.config_folder import INFLUX, LISTEN, OUTPUT, V2, Folder
 
 
@@ -24,6 +25,19 @@ def folder(tmp_path: Path) -> Folder:
         ("[agent]\nlanes = true", "agent.lanes: got true; wanted a whole number from 1 to 64, or \"auto\""),
         ('[agent]\nadmin = "host"', 'agent.admin: "host": a port from 0 to 65535 is missing at its end'),
         ('[agent]\nadmin = "::1:80"', 'agent.admin: "::1:80": an IPv6 address stands in brackets: [::1]:80'),
+        ('[agent]\nadmin_cert = "/"', 'agent.admin_cert: "/" cannot be read: Is a directory'),
+        (
+            '[agent]\nadmin_key = "/dev/null"',
+            'agent.admin_cert: is missing; "admin_key" needs it',
+        ),
+        (
+            '[agent]\nadmin = ""\nadmin_token = "s3cret"',
+            'agent.admin_token: is for the address of "admin", which is off; remove it',
+        ),
+        (
+            '[agent]\nadmin = ""\nadmin_cert = "/dev/null"',
+            'agent.admin_cert: is for the address of "admin", which is off; remove it',
+        ),
         (
             "[agent]\ndrain_timeout = 30",
             'agent.drain_timeout: got 30; wanted a duration with its unit, such as "200ms" or "30s"',
@@ -76,7 +90,8 @@ def folder(tmp_path: Path) -> Folder:
         # Unknown keys and places
         ('[flush]\nintervall = "1s"', "flush.intervall: unknown key 'intervall'; did you mean 'interval'?"),
         ("[flush]\nlanes = 2", "flush.lanes: unknown key 'lanes'; it belongs in [agent]"),
-        ("colour = 1", "colour: unknown key 'colour'; known are agent, log, listen, flush, output"),
+        ("colour = 1", "colour: unknown key 'colour'; known are agent, log, listen, host, cardinality, "
+            "types, collisions, map, shape, flush, slo, output"),
         ("[agnet]\nlanes = 2", "agnet: unknown key 'agnet'; did you mean 'agent'?"),
         ("agent = 3", "agent: got 3; wanted a table: [agent]"),
         # References
@@ -139,30 +154,46 @@ def test_a_mistake_is_told_with_its_path_and_what_is_wanted(
         ('address = "udp://300.0.0.1:1"', 'address: "udp://300.0.0.1:1": "300.0.0.1" is not an IPv4 address'),
         ('address = "udp://[1.2.3.4]:1"', 'address: "udp://[1.2.3.4]:1": "[1.2.3.4]" is not an IPv6 address'),
         ('address = "udp://a b:1"', 'address: "udp://a b:1": "a b" is not a host name'),
-        ('address = "127.0.0.1:1"', 'address: "127.0.0.1:1": wanted "udp://HOST:PORT" or "unixgram:///PATH"'),
+        ('address = "127.0.0.1:1"', f'address: "127.0.0.1:1": wanted {ADDRESSES}'),
         (
             'address = "upd://h:1"',
-            'address: "upd://h:1": unknown scheme "upd"; did you mean "udp"?; wanted udp:// or unixgram://',
+            f'address: "upd://h:1": unknown scheme "upd"; did you mean "udp"?; wanted {ADDRESSES}',
         ),
         (
-            'address = "tcp://h:1"',
-            'address: "tcp://h:1": tcp:// is not available in this version; wanted udp:// or unixgram://',
+            'address = "https://h:1"',
+            'address: "https://h:1": TLS is a matter of the keys "cert" and "key"; the address begins with "http://"',
         ),
+        (
+            'address = "tcp://h:1"\nidle_timeout = "31d"',
+            'idle_timeout: got "31d"; wanted a duration from 0s to 1d',
+        ),
+        (
+            'address = "udp://h:1"\nmax_connections = 1',
+            "max_connections: is for tcp://, unix:// and http:// only; remove it",
+        ),
+        ('address = "unix:///a"\ncert = "/dev/null"', "cert: is for tcp:// and http:// only; remove it"),
+        ('address = "tcp://h:1"\nkey = "/dev/null"', 'cert: is missing; "key" needs it'),
+        (
+            'address = "tcp://h:1"\ncert = "/nonexistent"',
+            'cert: "/nonexistent" cannot be read: No such file or directory',
+        ),
+        ('address = "tcp://h:1"\ngro = true', "gro: is for udp:// only; remove it"),
         (
             'address = "unixgram://run/x"',
             'address: "unixgram://run/x": wanted the absolute path of a socket, '
             'such as "unixgram:///run/penstock/line.sock"',
         ),
-        ("gro = true", 'address: is missing; wanted "udp://HOST:PORT" or "unixgram:///PATH"'),
+        ("gro = true", f"address: is missing; wanted {ADDRESSES}"),
         (
-            'address = "udp://h:1"\nformat = "graphite"',
-            'format: "graphite" is not available in this version; wanted "line" or "statsd"',
+            'address = "udp://h:1"\nformat = "msgpak"',
+            'format: got "msgpak"; wanted one of "line", "statsd", "graphite", "json", "msgpack", '
+            '"protobuf"; did you mean "msgpack"?',
         ),
         (
             'address = "udp://h:1"\nprecision = "min"',
             'precision: got "min"; wanted one of "ns", "us", "ms", "s"',
         ),
-        ('address = "udp://h:1"\nmode = "0660"', "mode: is for unixgram:// only; remove it"),
+        ('address = "udp://h:1"\nmode = "0660"', "mode: is for unixgram:// and unix:// only; remove it"),
         ('address = "unixgram:///a"\ngro = false', "gro: is for udp:// only; remove it"),
         ('address = "unixgram:///a"\nmode = "888"', 'mode: got "888"; wanted an octal mode such as "0660"'),
         ('address = "unixgram:///a"\nmode = 660', 'mode: got 660; wanted an octal mode such as "0660"'),
@@ -181,16 +212,43 @@ def test_a_mistake_in_a_listener(folder: Folder, text: str, problem: str) -> Non
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", 'type: is missing; wanted one of "influxdb", "file", "null"'),
+        ("", 'type: is missing; wanted one of "influxdb", "remote_write", "file", "null"'),
         (
             'type = "influx"',
-            'type: got "influx"; wanted one of "influxdb", "file", "null"; did you mean "influxdb"?',
+            'type: got "influx"; wanted one of "influxdb", "remote_write", "file", "null"; '
+            'did you mean "influxdb"?',
         ),
         (
-            'type = "remote_write"',
-            'type: "remote_write" is not available in this version; wanted one of "influxdb", "file", "null"',
+            'type = "remote_write"\nurl = "http://h"\norg = "o"',
+            "org: unknown key 'org'; it belongs in [[output]] of type \"influxdb\"",
         ),
-        ("type = 3", 'type: got 3; wanted one of "influxdb", "file", "null"'),
+        (
+            'type = "remote_write"\nurl = "http://h"\nprotocol = 2',
+            'protocol: got 2; wanted "1.0" or "2.0"',
+        ),
+        (
+            'type = "remote_write"\nurl = "http://h"\ntoken = "t"\nusername = "u"',
+            'token: a server is told one of "token" and "username"; remove one',
+        ),
+        (
+            'type = "remote_write"\nurl = "http://h"\npassword = "p"',
+            'username: is missing; "password" needs it',
+        ),
+        (
+            'type = "remote_write"\nurl = "http://h"\nheaders = { Host = "x", "a b" = "y", X-Y = "\\n" }',
+            'headers: header "Host" is set by penstock itself; "a b" is no name of a header; '
+            'header "X-Y": wanted a string of 1 to 4096 printable ASCII characters',
+        ),
+        (
+            'type = "remote_write"\nurl = "http://h"\nheaders = "x"',
+            "headers: got a value that is no table; wanted a table of strings, such as "
+            '{ X-Scope-OrgID = "tenant" }',
+        ),
+        (
+            'type = "file"\npath = "p"\nformat = "json"',
+            'format: got "json"; wanted "line" or "protobuf"',
+        ),
+        ("type = 3", 'type: got 3; wanted one of "influxdb", "remote_write", "file", "null"'),
         ('type = "file"', "path: is missing; wanted the path of a folder"),
         (
             'type = "null"\nring_bytes = "1MiB"',
@@ -199,7 +257,26 @@ def test_a_mistake_in_a_listener(folder: Folder, text: str, problem: str) -> Non
         ),
         (
             'type = "null"\nurl = "http://h"',
-            "url: unknown key 'url'; it belongs in [[output]] of type \"influxdb\"",
+            "url: unknown key 'url'; it belongs in [[output]] of type \"influxdb\" "
+            'or [[output]] of type "remote_write"',
+        ),
+        ('type = "null"\nshard = "hash"', 'shard: got "hash"; wanted "series"'),
+        ('type = "null"\nshard_group = "g"', 'shard: is missing; "shard_group" needs it'),
+        (
+            'type = "null"\nfilter.measurement = "cpu"',
+            'filter.measurement: got "cpu"; wanted an array of strings, such as ["cpu*", "!cpu_debug"]',
+        ),
+        (
+            'type = "null"\nfilter.measurement = ["a[b"]',
+            'filter.measurement: "a[b" has a "[" that is never closed; "[[]" stands for the character itself',
+        ),
+        (
+            'type = "null"\nfilter.tag.dc = ["!a[b"]',
+            'filter.tag: dc: "!a[b" has a "[" that is never closed; "[[]" stands for the character itself',
+        ),
+        (
+            'type = "null"\nfilter.tag = 3',
+            'filter.tag: got 3; wanted a table of arrays of strings, such as { dc = ["eu*"] }',
         ),
     ],
 )
@@ -314,7 +391,7 @@ def test_every_problem_is_reported_at_once(folder: Folder) -> None:
         'listen[0].address: "udp://": a port from 0 to 65535 is missing at its end',
         'listen[0].precision: got "h"; wanted one of "ns", "us", "ms", "s"',
         "listen[1].adress: unknown key 'adress'; did you mean 'address'?",
-        'listen[1].address: is missing; wanted "udp://HOST:PORT" or "unixgram:///PATH"',
+        f"listen[1].address: is missing; wanted {ADDRESSES}",
         "output[0].name: is missing; wanted letters, digits, and any of _.-",
         'output[0].url: got 3; wanted "http://HOST:PORT" or "https://HOST:PORT"',
         "output[1].colour: unknown key 'colour'; known are " + ", ".join([*kinds(InfluxOutput), "type"]),
@@ -339,7 +416,7 @@ def test_at_least_one_listener_and_one_output(folder: Folder) -> None:
 def test_single_brackets_are_told_and_their_table_is_still_judged(folder: Folder) -> None:
     assert folder.problems(f'[listen]\naddress = "x"\n{OUTPUT}') == [
         "listen: got a table; wanted an array of tables: write [[listen]], with double brackets",
-        'listen[0].address: "x": wanted "udp://HOST:PORT" or "unixgram:///PATH"',
+        f'listen[0].address: "x": wanted {ADDRESSES}',
     ]
 
 
@@ -359,6 +436,8 @@ def test_too_many_of_a_kind(folder: Folder) -> None:
         ("udp://[::1]:1", "udp://[0:0::1]:1", '"udp://[0:0::1]:1"'),
         ("udp://Host:1", "udp://host:1", '"udp://host:1"'),
         ("unixgram:///a/b", "unixgram:///a//b", '"unixgram:///a//b"'),
+        ("unixgram:///a/b", "unix:///a/b", '"unix:///a/b"'),
+        ("tcp://[::1]:1", "tcp://[0::1]:1", '"tcp://[0::1]:1"'),
     ],
 )
 def test_an_address_is_bound_once(folder: Folder, first: str, second: str, problem: str) -> None:

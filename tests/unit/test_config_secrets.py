@@ -163,7 +163,7 @@ def test_dump_is_what_a_file_would_hold_without_its_secrets() -> None:
         output=(SECRETS, FileOutput(name="f", path="out", rotate_bytes=1_000_000)),
     )
     shown = dump(config)
-    assert list(shown) == ["agent", "log", "listen", "flush", "output"]
+    assert list(shown) == ["agent", "log", "listen", "flush", "slo", "output"]
     assert shown["agent"]["tags"] == {"a": "b"}
     assert shown["agent"]["drain_timeout"] == "90s"
     assert shown["flush"] == {"batch_lines": 5000, "batch_bytes": "1MiB", "interval": "200ms"}
@@ -176,7 +176,11 @@ def test_dump_is_what_a_file_would_hold_without_its_secrets() -> None:
         "name": "f",
         "type": "file",
         "ring_bytes": "64MiB",
+        "shard": "",
+        "shard_group": "",
+        "filter": {"measurement": [], "tag": {}},
         "path": "out",
+        "format": "line",
         "rotate_bytes": "1000000B",
         "rotate_interval": "1h",
         "compression": "none",

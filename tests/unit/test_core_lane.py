@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent._core import Lane, Ring, Waker
+from agent._core import Graphite, Lane, Ring, Waker
 from tests.conftest import missing, wait_until
+from tests.reference import wire
 
 if TYPE_CHECKING:
     from agent._core import ListenerStats
@@ -24,7 +25,7 @@ class Running:
         self.waker = Waker()
         self.rings = [Ring(None, 1 << 20, self.waker) for _ in range(rings)]
         self.lane = Lane(0)
-        self.lane.set_rings(self.rings)
+        self.lane.set_layout((), self.rings)
         self.thread = threading.Thread(target=self.lane.run, daemon=True)
         self.thread.start()
 
@@ -183,7 +184,7 @@ def test_a_full_ring_drops_the_newest_and_counts_it(running: Running) -> None:
 def test_bursts_of_one_metric_do_not_use_up_the_slots(running: Running) -> None:
     """A ring has 65,536 slots; without a reader it still takes metrics until its bytes are full."""
     ring = Ring(None, 4 << 20, running.waker)
-    running.lane.set_rings([ring])
+    running.lane.set_layout((), [ring])
     with udp() as listening, sender(listening) as sending:
         running.lane.add_socket(0, listening.fileno())
         count = 80_000
@@ -208,7 +209,7 @@ def test_each_ring_gets_every_metric_and_misses_are_its_own() -> None:
     lane = Running(rings=2)
     small = Ring(None, 65536, lane.waker)
     lane.rings.append(small)
-    lane.lane.set_rings(lane.rings)
+    lane.lane.set_layout((), lane.rings)
     with udp() as listening, sender(listening) as sending:
         lane.lane.add_socket(0, listening.fileno())
         for i in range(1, 1001):
@@ -264,9 +265,49 @@ def test_wrong_calls_raise(running: Running) -> None:
     with pytest.raises(OSError):
         running.lane.remove_socket(9999)
     with pytest.raises(ValueError, match="precision"):
-        running.lane.add_socket(0, 0, precision="m")
+        running.lane.add_socket(0, 0, precision="d")
     with pytest.raises(ValueError, match="at most"):
-        running.lane.set_rings(running.rings * 17)
+        running.lane.set_layout((), running.rings * 17)
     for bad in [(b"", b"v"), (b"k", b""), (b"time", b"v"), (b"k", b"v\\"), (b"k", b"a\nb")]:
         with pytest.raises(ValueError):
-            running.lane.set_tags([bad])
+            running.lane.set_layout([bad], running.rings)
+
+
+def test_graphite_is_read_by_templates_that_may_change(running: Running) -> None:
+    with udp() as listening, sender(listening) as sending:
+        running.lane.add_socket(0, listening.fileno(), format="graphite", precision="s")
+        sending.send(b"servers.web1.cpu;dc=eu 1.5 1700000000\nbad\r\n\nx 2 -1")
+        running.received(3)
+        templates = Graphite([((b"servers",), (b"", b"host", b"measurement"), ())])
+        running.lane.add_socket(0, listening.fileno(), format="graphite", precision="s", graphite=templates)
+        del templates
+        sending.send(b"servers.web1.cpu 2.5 1700000001")
+        running.received(4)
+        first, second, third = running.written().splitlines()
+        assert first == b"servers.web1.cpu,dc=eu value=1.5 1700000000000000000"
+        assert second.startswith(b"x value=2 1") and len(second) == len(b"x value=2 ") + 19
+        assert third == b"cpu,host=web1 value=2.5 1700000001000000000"
+        assert running.listener()["dropped"] == {"value": 1}
+        assert running.lane.sample() == (0, "value", b"bad\r")
+        with pytest.raises(ValueError, match="only a socket of format graphite has templates"):
+            running.lane.add_socket(1, listening.fileno(), graphite=Graphite())
+
+
+def test_each_datagram_is_a_write_request(running: Running) -> None:
+    with udp() as listening, sender(listening) as sending:
+        running.lane.add_socket(0, listening.fileno(), format="protobuf")
+        good = wire.series({b"__name__": b"up", b"job": b"a"}, wire.sample(1.5, 1000), wire.sample(2.5, 2000))
+        sending.send(good)
+        sending.send(b"\x0a\x7f")
+        sending.send(good)
+        running.received(5)
+        assert (
+            running.written().splitlines()
+            == [
+                b"up,job=a value=1.5 1000000000",
+                b"up,job=a value=2.5 2000000000",
+            ]
+            * 2
+        )
+        assert running.listener()["dropped"] == {"protobuf": 1}
+        assert running.lane.sample() == (0, "protobuf", b"\x0a\x7f")

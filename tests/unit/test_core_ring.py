@@ -153,6 +153,33 @@ def test_a_ring_file_is_allocated_in_full_and_private(waker: Waker, tmp_path: Pa
     ring.close()
 
 
+def test_pages_are_mapped_when_that_is_asked_for_and_keep_what_they_hold(
+    waker: Waker, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.ring"
+    ring = Ring(str(path), 1 << 20, waker)
+    assert ring.put(b"a v=1 1\n")
+
+    def mapped() -> int:
+        """Bytes of the ring's data that are mapped to pages, in the first of its two places."""
+        lines = Path("/proc/self/smaps").read_text().splitlines()
+        sizes = [
+            int(lines[at + 4].removeprefix("Rss:").split()[0]) * 1024
+            for at, line in enumerate(lines)
+            if line.endswith(str(path)) and "1024 kB" in lines[at + 1]
+        ]
+        return max(sizes)
+
+    # Some kernels map a few neighbours of a page that is touched.
+    assert mapped() < 1 << 19
+    ring.populate(1 << 19)
+    assert 1 << 19 <= mapped() < 1 << 20
+    ring.populate(1 << 30)
+    assert mapped() == 1 << 20
+    batch = ring.take(1000, 1000, True)
+    assert batch is not None and bytes(batch) == b"a v=1 1\n"
+
+
 def test_a_ring_that_cannot_be_made_says_why_and_leaves_nothing(waker: Waker, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="64 KiB"):
         Ring(None, 100, waker)

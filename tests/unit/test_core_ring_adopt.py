@@ -52,7 +52,7 @@ def drain(ring: Ring) -> bytes:
 def test_a_ring_goes_on_where_another_process_left_it(path: str, waker: Waker) -> None:
     left_ring(path, waker, b"a v=1 1\n", b"b v=2 2\n")
     ring = Ring.adopt(path, waker)
-    assert (ring.path, ring.capacity, ring.unsigned) == (path, 1 << 20, True)
+    assert (ring.path, ring.capacity, ring.encoding) == (path, 1 << 20, "lp")
     assert ring.pending() == (2, 16)
     assert ring.put(b"c v=3 3\n")
     stats = ring.stats()
@@ -68,9 +68,10 @@ def test_a_ring_goes_on_where_another_process_left_it(path: str, waker: Waker) -
     assert ring.stats()["restarts"] == 1
 
 
-def test_the_encoding_stays_that_of_the_ring(path: str, waker: Waker) -> None:
-    Ring(path, 1 << 20, waker, unsigned=False).close(unlink=False)
-    assert not Ring.adopt(path, waker).unsigned
+@pytest.mark.parametrize("encoding", ["lp", "lp_signed", "pb"])
+def test_the_encoding_stays_that_of_the_ring(path: str, waker: Waker, encoding: str) -> None:
+    Ring(path, 1 << 20, waker, encoding=encoding).close(unlink=False)
+    assert Ring.adopt(path, waker).encoding == encoding
 
 
 def test_what_is_delivered_and_not_released_is_there_again(path: str, waker: Waker) -> None:

@@ -28,14 +28,17 @@ class Lines(bytes):
     """A batch that is no ring's."""
 
     releases = 0
+    encoding = "lp"
+    marked = False
     oldest_ns = 1_600_000_000_000_000_000
 
     @property
     def metrics(self):
         return self.count(b"\n")
 
-    def release(self):
+    def release(self, delays=None, delivered=0):
         self.releases += 1
+        self.delivered = delivered
 
 
 def refuse(count):
@@ -55,7 +58,7 @@ class Scripted(Output):
         self.times = []
         self.closed = self.aborted = False
 
-    def encode(self, body, metrics):
+    def encode(self, body, metrics, encoding="lp"):
         assert body.tobytes().count(b"\n") == metrics
         return Payload(gzip.compress(body, 1), metrics, len(body), compression="gz")
 
@@ -291,7 +294,7 @@ def test_a_newline_in_a_string_is_no_place_to_split():
         metrics = 3
 
     class Sink(Scripted):
-        def encode(self, body, metrics):
+        def encode(self, body, metrics, encoding="lp"):
             return Payload(body, metrics, len(body))
 
         def post(self, payload, deadline):
@@ -427,7 +430,7 @@ def test_a_ring_s_batch_can_be_released_whatever_the_attempt_left_behind():
     """An exception that holds itself keeps its frames, and they keep what they looked at."""
 
     class Leaky(Scripted):
-        def encode(self, body, metrics):
+        def encode(self, body, metrics, encoding="lp"):
             return Payload(body, metrics, len(body))
 
         def post(self, payload, deadline):

@@ -1,10 +1,13 @@
 """Doors: which lane reads which socket, and whose samples go on into the same tables after a reload."""
 
+import socket
+
 import pytest
 from msgspec.structs import replace
 
 from agent.config import Listen
-from agent.door import Door, aggregator_for, place, sources
+from agent.door import Door, aggregated, aggregator_for, place
+from agent.listeners import BoundSocket
 
 STATSD = Listen(address="udp://127.0.0.1:8125", name="door", format="statsd", interval=3.0)
 
@@ -54,12 +57,22 @@ def test_what_must_be_told_to_a_lane() -> None:
 
 def test_only_what_aggregates_is_a_source() -> None:
     doors = [door(replace(STATSD, format="line")), door(STATSD, 7)]
-    [source] = sources(doors)
+    [source] = aggregated(doors)
     assert (source.number, source.name, source.interval) == (7, "door", 3.0)
     assert source.aggregator is doors[1].aggregator
 
 
 def test_sockets_are_spread_over_the_lanes() -> None:
-    sockets: list[object] = [object(), object()]
-    assert [placed.lane for placed in place(0, sockets, 2)] == [0, 1]  # type: ignore[arg-type]
-    assert [placed.lane for placed in place(3, sockets[:1], 2)] == [1]  # type: ignore[arg-type]
+    with socket.socket(type=socket.SOCK_DGRAM) as one, socket.socket(type=socket.SOCK_DGRAM) as two:
+        sockets = [BoundSocket(one), BoundSocket(two)]
+        assert [placed.lane for placed in place(0, sockets, 2)] == [0, 1]
+        assert [placed.lane for placed in place(3, sockets[:1], 2)] == [1]
+
+
+def test_every_lane_accepts_where_there_are_fewer_sockets_than_lanes() -> None:
+    with socket.socket() as one, socket.socket() as two:
+        sockets = [BoundSocket(one), BoundSocket(two)]
+        assert [placed.lane for placed in place(0, sockets, 2)] == [0, 1]
+        spread = place(1, sockets[:1], 3)
+        assert [placed.lane for placed in spread] == [0, 1, 2]
+        assert Door(Listen(address="unix:///s"), 1, spread).sockets == sockets[:1]

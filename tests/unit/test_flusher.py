@@ -1,8 +1,10 @@
 """When batches leave: at a number of lines, of bytes, or at an age; and what is left of them at the end."""
 
+import math
 import random
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -262,13 +264,51 @@ def test_an_idle_flusher_sleeps(rig):
         status = Path(f"/proc/self/task/{one.flusher._thread.native_id}/status").read_text()
         return int(status.split("\nvoluntary_ctxt_switches:")[1].split()[0])
 
-    # It comes to rest a moment after the last batch.
+    # It comes to rest a moment after the last batch, and after it has mapped the ring.
+    wait_until(lambda: one.flusher._warm_up_at == math.inf)
     last = [-1]
     wait_until(lambda: last[-1] == switches() or last.append(switches()))
     assert_quiet(one, 0.2)
     before = switches()
     assert_quiet(one, 0.3)
     assert switches() == before
+
+
+class ColdRing:
+    """A ring that notes what is asked of its pages; all else is a real one's."""
+
+    def __init__(self, waker):
+        self.ring = Ring(None, 1 << 20, waker)
+        self.populated = 0
+
+    def populate(self, bytes_max):
+        self.populated += 1
+
+    def __getattr__(self, name):
+        return getattr(self.ring, name)
+
+
+def test_rings_are_mapped_a_while_after_they_came(monkeypatch):
+    monkeypatch.setattr("agent.delivery.flusher.WARM_UP_S", 0.01)
+    waker = Waker()
+    rings = [ColdRing(waker) for _ in range(3)]
+    flusher = Flusher("test", Sink(), waker, rings[:2], Flush())
+    assert [ring.populated for ring in rings] == [0, 0, 0]
+    flusher.start()
+    wait_until(lambda: [ring.populated for ring in rings] == [1, 1, 0])
+    flusher.set_rings(rings)
+    wait_until(lambda: [ring.populated for ring in rings] == [1, 1, 1])
+    flusher.drain(time.monotonic())
+
+
+def test_a_flusher_that_has_ended_keeps_no_ring():
+    waker = Waker()
+    ring = ColdRing(waker)
+    flusher = Flusher("test", Sink(), waker, [ring], Flush())
+    gone = weakref.ref(ring)
+    del ring
+    flusher.drain(time.monotonic())
+    assert gone() is None
 
 
 def test_settings_change_while_metrics_wait(rig):

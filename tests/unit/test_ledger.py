@@ -26,6 +26,7 @@ class Counters:
 
     delivered: int = 0
     rejected: int = 0
+    merged: int = 0
     restored: int = 0
     batches: int = 0
     replayed: int = 0
@@ -35,6 +36,10 @@ class Counters:
     bytes_raw: int = 0
     bytes_sent: int = 0
     opened: int = 0
+    traced: int = 3
+    on_time: int = 0
+    histograms: dict[str, tuple[list[int], float]] = field(default_factory=dict)
+    stages: dict[str, float] = field(default_factory=lambda: {"request": 1.5})
     dropped: dict[str, int] = field(default_factory=dict)
     requests: dict[str, int] = field(default_factory=dict)
 
@@ -46,7 +51,7 @@ class Pipe:
         self.waker = Waker()
         self.rings = [Ring(None, 1 << 20, self.waker), Ring(None, 64 << 10, self.waker)]
         self.lane = Lane(0)
-        self.lane.set_rings(self.rings)
+        self.lane.set_layout((), self.rings)
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind(("127.0.0.1", 0))
         self.lane.add_socket(3, self.socket.fileno())
@@ -119,10 +124,13 @@ def test_a_delivery_that_forgets_a_metric_breaks_the_third_law(pipe: Pipe) -> No
     pipe.counters[0].delivered -= 1
     assert pipe.read().balance() == [
         "output roomy: 0 restored + 2 written, "
-        "but 1 delivered + 0 rejected + 0 spooled + 0 waiting + 0 dropped"
+        "but 1 delivered + 0 rejected + 0 merged + 0 spooled + 0 waiting + 0 dropped"
     ]
     pipe.counters[0].rejected += 1
     assert pipe.read().balance() == []
+    pipe.counters[0].rejected -= 1
+    pipe.counters[0].merged += 1
+    assert pipe.read().balance() == [] and pipe.read().outputs[0].merged == 1
     pipe.counters[0].dropped["drain_timeout"] = 1
     assert len(pipe.read().balance()) == 1
 
@@ -147,7 +155,7 @@ def edited(pipe: Pipe, **changes: int) -> list[str]:
         (
             {"ring_waiting": -2},
             "output o: 0 restored + 2 written, "
-            "but 0 delivered + 0 rejected + 0 spooled + 0 waiting + 0 dropped",
+            "but 0 delivered + 0 rejected + 0 merged + 0 spooled + 0 waiting + 0 dropped",
         ),
     ],
 )
@@ -206,7 +214,15 @@ def test_lanes_and_rings_are_added_up_by_listener_and_output(pipe: Pipe) -> None
 
 
 def test_what_was_aggregated_stands_beside_the_listener(pipe: Pipe) -> None:
-    stats: Any = {"series": 1, "samples": 2, "points": 3, "ring_full": 4, "expired": 5, "bytes": 6}
+    stats: Any = {
+        "series": 1,
+        "samples": 2,
+        "points": 3,
+        "ring_full": 4,
+        "unrouted": 7,
+        "expired": 5,
+        "bytes": 6,
+    }
     lanes = [pipe.lane.stats()]
     with_it = ledger.read({3: ("door", "")}, lanes, [], {3: stats})
     assert with_it.listeners[0].aggregation == AggregationAccount(**stats)

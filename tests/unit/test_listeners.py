@@ -1,5 +1,6 @@
 """Sockets: bound, adopted from systemd, shared between lanes, handed over between addresses, closed."""
 
+import contextlib
 import errno
 import logging
 import os
@@ -442,3 +443,103 @@ def test_two_agents_that_start_at_once_do_not_both_get_a_path(tmp_path: Path) ->
     winners = [one for one in outcomes if isinstance(one, BoundSocket)]
     assert len(winners) == 1
     winners[0].close()
+
+
+# ---- streams ----
+
+
+def connect(port: int, host: str = "127.0.0.1") -> socket.socket:
+    return socket.create_connection((host, port), 5)
+
+
+def test_a_tcp_socket_listens(opened: Opener) -> None:
+    [one] = opened("tcp://127.0.0.1:0")
+    assert one.bound == f"tcp://127.0.0.1:{port_of(one)}"
+    assert one.stream and not one.sock.getblocking()
+    with connect(port_of(one)), one.sock.accept()[0] as accepted:
+        # A peer that vanishes is noticed, whatever the listener's idle_timeout is.
+        assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+def test_lanes_share_the_connections_of_a_port(opened: Opener) -> None:
+    sockets = opened("tcp://127.0.0.1:0", lanes=2)
+    clients = [connect(port_of(sockets[0])) for _ in range(50)]
+    counts = []
+    for one in sockets:
+        counts.append(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                one.sock.accept()[0].close()
+                counts[-1] += 1
+    for client in clients:
+        client.close()
+    assert sum(counts) == 50 and min(counts) > 0
+
+
+def test_tcp_and_udp_may_have_one_port(opened: Opener) -> None:
+    [one] = opened("tcp://127.0.0.1:0")
+    opened(udp(port_of(one)))
+    with pytest.raises(ListenError, match="another process has it"):
+        opened(f"tcp://127.0.0.1:{port_of(one)}")
+
+
+def test_a_port_with_lingering_connections_is_bound_again(opened: Opener) -> None:
+    [one] = opened("tcp://127.0.0.1:0")
+    port = port_of(one)
+    with connect(port) as client:
+        accepted, _ = one.sock.accept()
+        accepted.close()  # first, so that the port's side is the one that lingers
+        assert client.recv(1) == b""
+    one.close()
+    opened(f"tcp://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "unix"])
+def test_a_stream_that_is_cut_off_gives_what_waits_and_takes_nobody(
+    opened: Opener, tmp_path: Path, scheme: str
+) -> None:
+    [one] = opened("tcp://127.0.0.1:0" if scheme == "tcp" else f"unix://{tmp_path}/s")
+    where = one.sock.getsockname()
+    family = one.sock.family
+    with socket.socket(family) as early, socket.socket(family) as late:
+        early.connect(where)
+        early.sendall(b"m v=1\n")
+        one.cut_off()
+        late.settimeout(0.3)
+        with pytest.raises(OSError):  # a timeout, or refused
+            late.connect(where)
+        accepted, _ = one.sock.accept()
+        with accepted:
+            assert accepted.recv(100) == b"m v=1\n"
+        with pytest.raises(OSError):
+            one.sock.accept()
+
+
+def test_a_unix_stream_has_the_configured_mode_and_replaces_what_is_stale(
+    opened: Opener, tmp_path: Path
+) -> None:
+    path = tmp_path / "s"
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        with socket.socket(socket.AF_UNIX, kind) as dead:
+            dead.bind(str(path))
+        [one] = opened(Listen(address=f"unix://{path}", mode="0640"))
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        assert one.bound == f"unix://{path}"
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+        with pytest.raises(ListenError, match="another process listens there"):
+            opened(f"unix://{path}")
+        one.close()
+        assert not path.exists()
+
+
+def test_passed_streams_are_matched_by_their_kind(opened: Opener, tmp_path: Path) -> None:
+    stream = passed(socket.AF_INET, ("127.0.0.1", 0), "line", socket.SOCK_STREAM)
+    datagram = passed(socket.AF_INET, ("127.0.0.1", 0), "line")
+    pool = Pool.adopt([stream, datagram])
+    port = port_of(pool.sockets[0])
+    [one] = opened(Listen(address=f"tcp://127.0.0.1:{port}", name="line"), pool=pool)
+    assert one.fd == stream.fd
+    with pytest.raises(ListenError, match=r"ListenStream= in the \.socket unit"):
+        opened(Listen(address=f"unix://{tmp_path}/s", name="line"), pool=pool)
+    pool.close()

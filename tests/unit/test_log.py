@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import pty
+import random
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -218,6 +219,73 @@ def test_the_limit_remembers_a_bounded_number_of_messages() -> None:
     assert not limit.filter(_record(f"message {3 * limit.templates_max - 1}"))
     # The first was forgotten to make room, so it passes again.
     assert limit.filter(_record("message 0"))
+
+
+def test_what_no_further_line_tells_is_told_by_a_sweep_and_once(
+    stderr: Stderr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(log, "RateLimit", partial(log.RateLimit, 2, 10.0, clock))
+    log.setup("info", "json", stderr)
+    for _ in range(5):
+        logger.warning("bad line")
+    log.sweep()
+    clock.now += log.LEFT_OUT_S - 0.001
+    log.sweep()
+    assert len(stderr.records()) == 2 and log.suppressed() == 3
+    clock.now += 0.001
+    log.sweep()
+    log.sweep()
+    (told,) = stderr.records()[2:]
+    assert (told["message"], told["of"], told["suppressed"], told["level"]) == (
+        "lines of the log were left out",
+        "bad line",
+        3,
+        "info",
+    )
+    # Told already.
+    logger.warning("bad line")
+    assert "suppressed" not in stderr.records()[-1]
+
+
+def test_every_line_passes_or_is_told_of(stderr: Stderr, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, drawn = Clock(), random.Random(3)
+    monkeypatch.setattr(log.RateLimit, "templates_max", 40)
+    monkeypatch.setattr(log, "RateLimit", partial(log.RateLimit, 3, 10.0, clock))
+    log.setup("info", "json", stderr)
+    logged = 0
+    for _ in range(3000):
+        for _ in range(drawn.randrange(8)):
+            logger.warning(f"message {min(drawn.randrange(60), drawn.randrange(60))}")
+            logged += 1
+        clock.now += drawn.random()
+        log.sweep()
+    log.sweep(everything=True)
+    swept = "lines of the log were left out"
+    passed = [record for record in stderr.records() if record["message"] != swept]
+    held = sum(int(str(record.get("suppressed", 0))) for record in stderr.records())
+    assert len(passed) + held == logged and log.suppressed() == held > 1000
+
+
+def test_a_sweep_that_nobody_would_hear_forgets_nothing(
+    stderr: Stderr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(log, "RateLimit", partial(log.RateLimit, 1, 10.0, clock))
+    log.setup("warning", "json", stderr)
+    for _ in range(3):
+        logger.warning("bad line")
+    clock.now += 100
+    log.sweep(everything=True)
+    logger.warning("bad line")
+    assert [record.get("suppressed") for record in stderr.records()] == [None, 2]
+
+
+def test_loggers_of_which_every_line_is_wanted_have_no_limit(stderr: Stderr) -> None:
+    log.setup("info", "json", stderr)
+    for _ in range(50):
+        logging.getLogger("agent.objectives").warning("an error budget burns")
+    assert len(stderr.records()) == 50
 
 
 def test_suppressed_is_a_field_of_the_line_that_passes(

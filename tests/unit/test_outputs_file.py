@@ -13,10 +13,12 @@ import time
 
 import pytest
 
+from agent import _core
 from agent.config import FileOutput
 from agent.errors import OutputError
 from agent.outputs import make
-from agent.outputs.base import Kind, Payload, plain
+from agent.outputs.base import Kind, Payload, plain, snappy
+from agent.outputs.bodies import as_samples
 from tests.conftest import need, wait_until
 
 NAME = re.compile(r"out-\d{8}T\d{6}\.\d{6}Z-\d{6}\.lp(\.gz)?")
@@ -160,12 +162,47 @@ def test_a_file_of_a_dead_process_is_finished_and_one_of_a_living_is_not(tmp_pat
     living = tmp_path / "out-20200101T000000.000000Z-000002.lp.part"
     with living.open("wb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
+        held.write(b"alive\n")
+        held.flush()
         sink(tmp_path).close()
         assert listing(tmp_path) == [dead.stem, living.name]
     foreign = tmp_path / "elsewhere-20200101T000000.000000Z-000002.lp.part"
     foreign.write_bytes(b"foreign\n")
     sink(tmp_path).close()
     assert listing(tmp_path) == [foreign.name, dead.stem, living.stem]
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+@pytest.mark.parametrize("format", ["line", "protobuf"])
+def test_what_a_killed_process_wrote_of_a_last_batch_is_cut_off(tmp_path, format, compression):
+    """Wherever the write was cut: what is left is whole lines, messages or gzip members, and no less."""
+    output = sink(tmp_path, format=format, compression=compression)
+    ends = [0]
+    for count in (3, 1, 400):
+        body = memoryview(b"".join(b"m v=%d %d\n" % (n, n) for n in range(count)))
+        output.post(
+            as_samples(Payload(body, count, len(body), "lp"))
+            if format == "protobuf"
+            else output.encode(body, count)
+        )
+        (path,) = tmp_path.iterdir()
+        ends.append(path.stat().st_size)
+    output.close()
+    (path,) = tmp_path.iterdir()
+    data = path.read_bytes()
+    if format == "line" and compression == "none":
+        ends = [0] + [at + 1 for at, byte in enumerate(data) if byte == ord("\n")]
+    part = path.with_name(path.name + ".part")
+    for cut in [
+        *range(0, ends[min(3, len(ends) - 1)] + 1, 1 if len(data) < 4000 else 7),
+        *range(len(data) - 60, len(data) + 1),
+    ]:
+        path.unlink(missing_ok=True)
+        part.write_bytes(data[:cut])
+        sink(tmp_path, format=format, compression=compression).close()
+        whole = data[: max(end for end in ends if end <= cut)]
+        assert (path.read_bytes() if path.exists() else b"") == whole, cut
+        assert path.exists() == bool(whole) and not part.exists()
 
 
 def test_two_outputs_in_one_folder_do_not_meet(tmp_path):
@@ -332,3 +369,88 @@ def test_ticks_and_batches_from_two_threads(tmp_path):
     thread.join()
     output.close()
     assert contents(tmp_path) == b"".join(bodies)
+
+
+# ---- samples ----
+
+SAMPLES = _core.samples_of_lines(b"m,t=a x=1,y=2.5 1700000000000000000\n")
+
+
+def messages(data):
+    """The messages of a length-delimited file."""
+    found = []
+    while data:
+        length = place = 0
+        while True:
+            byte, data = data[0], data[1:]
+            length |= (byte & 0x7F) << 7 * place
+            place += 1
+            if byte < 0x80:
+                break
+        found.append(data[:length])
+        data = data[length:]
+    return found
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_each_batch_of_samples_stands_behind_its_length(tmp_path, compression):
+    output = sink(tmp_path, format="protobuf", compression=compression)
+    assert output.encoding == "pb"
+    bodies = [SAMPLES * n for n in (1, 3, 100)]
+    for body in bodies:
+        payload = output.encode(memoryview(body), 2, "pb")
+        assert (plain(payload), payload.encoding) == (body, "pb")
+        assert output.post(payload).kind is Kind.DELIVERED
+    output.close()
+    [name] = listing(tmp_path)
+    assert name.endswith(".pb.gz" if compression == "gzip" else ".pb")
+    data = (tmp_path / name).read_bytes()
+    assert messages(gzip.decompress(data) if compression == "gzip" else data) == bodies
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_what_was_encoded_otherwise_is_written_as_the_format_wants(tmp_path, compression):
+    lines = _core.lines_of_samples(SAMPLES)
+    output = sink(tmp_path / "pb", format="protobuf", compression=compression)
+    assert output.post(output.encode(memoryview(lines), 2)).kind is Kind.DELIVERED
+    # Nothing but strings: there is nothing to write.
+    assert output.post(output.encode(memoryview(b'm s="x" 1\n'), 1)).kind is Kind.DELIVERED
+    assert output.post(Payload(b"m f=x 1\n", 1, 8)).kind is Kind.REJECT
+    output.close()
+    [path] = (tmp_path / "pb").iterdir()
+    data = path.read_bytes()
+    assert messages(gzip.decompress(data) if compression == "gzip" else data) == [SAMPLES]
+    output = sink(tmp_path / "lp", compression=compression)
+    for compressed in (snappy(SAMPLES), SAMPLES):
+        payload = Payload(compressed, 2, len(SAMPLES), "pb", "sz" if compressed != SAMPLES else "")
+        assert output.post(payload).kind is Kind.DELIVERED
+    output.close()
+    assert contents(tmp_path / "lp") == 2 * lines
+
+
+def test_finished_files_of_either_format_count_as_files_of_the_output(tmp_path):
+    for number, settings in enumerate(({}, {"format": "protobuf"}, {}), 1):
+        output = sink(tmp_path, max_files=2, **settings)
+        assert send(output, b"m v=1i 1\n").kind is Kind.DELIVERED
+        output.close()
+        assert len(listing(tmp_path)) == min(number, 2)
+
+
+def test_a_write_that_fails_leaves_neither_a_length_nor_half_a_batch(tmp_path, monkeypatch):
+    output = sink(tmp_path, format="protobuf")
+    assert output.post(output.encode(memoryview(SAMPLES), 2, "pb")).kind is Kind.DELIVERED
+    write, calls = os.pwrite, []
+
+    def fail(fd, data, at):
+        calls.append(at)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        return write(fd, data, at)
+
+    monkeypatch.setattr(os, "pwrite", fail)
+    assert output.post(output.encode(memoryview(SAMPLES), 2, "pb")).kind is Kind.RETRY
+    monkeypatch.setattr(os, "pwrite", write)
+    assert output.post(output.encode(memoryview(SAMPLES * 2), 4, "pb")).kind is Kind.DELIVERED
+    output.close()
+    [path] = tmp_path.iterdir()
+    assert messages(path.read_bytes()) == [SAMPLES, SAMPLES * 2]

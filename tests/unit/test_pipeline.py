@@ -107,12 +107,12 @@ def test_rings_of_one_name_do_not_get_into_each_others_way(tmp_path: Path) -> No
 
 def test_a_tick_ring_is_one_more_ring_of_the_route(tmp_path: Path) -> None:
     first = open_route(tmp_path, lanes=1)
-    second = first.with_tick(Flush(), Rings(tmp_path), first.paths)
+    second = first.with_ring("tick", Flush(), Rings(tmp_path), first.paths)
     try:
         assert names(tmp_path) == ["out.0.ring", "out.tick.ring"]
         assert (list(first.writers), list(second.writers)) == (["lane-0"], ["lane-0", "tick"])
         second.settle(Flush())
-        assert second.tick is not None and second.tick.put(b"m v=1 1\n")
+        assert second.others["tick"].put(b"m v=1 1\n")
         second.drain(float("inf"), keep=False)
         accounts = Accounts()
         accounts.close(second)
@@ -127,7 +127,7 @@ def test_a_tick_ring_is_one_more_ring_of_the_route(tmp_path: Path) -> None:
 def test_a_tick_ring_that_is_not_wanted_after_all_goes(tmp_path: Path) -> None:
     route = open_route(tmp_path, lanes=1)
     try:
-        route.with_tick(Flush(), Rings(tmp_path), route.paths).close_tick()
+        route.with_ring("tick", Flush(), Rings(tmp_path), route.paths).close_ring("tick")
         assert names(tmp_path) == ["out.0.ring"]
     finally:
         route.drain(0.0, keep=False)
@@ -160,7 +160,7 @@ def test_what_an_earlier_process_left_is_delivered_and_accounted_for(tmp_path: P
     leave(tmp_path, "out.0~1.ring", b"c v=1 1\n")
     leave(tmp_path, "out.7.ring", b"d v=1 1\n")
     leave(tmp_path, "out.tick.ring", b"e v=1 1\n")
-    route = open_route(tmp_path, lanes=1, tick=True)
+    route = open_route(tmp_path, lanes=1, others=["tick"])
     accounts = Accounts()
     try:
         route.settle(Flush())
@@ -232,7 +232,7 @@ def test_what_is_not_delivered_at_the_end_stays_only_if_it_is_to_be_kept(tmp_pat
 
 def test_a_route_fits_an_output_of_the_same_encoding_and_ring_size(tmp_path: Path) -> None:
     class Signed(NullSink):
-        unsigned = False
+        encoding = "lp_signed"
 
     one = open_route(tmp_path)
     try:

@@ -14,7 +14,7 @@ from agent import rings
 from agent._core import Ring, Waker
 from agent.rings import ASIDE_MAX, Form, Rings, let_go
 
-FORM = Form("out", 1 << 20, True, 65536, 256)
+FORM = Form("out", 1 << 20, "lp", 65536, 256)
 BOOT_ID, DATA = 32, 4096 + 65536 * 32  # offsets in a ring's file
 
 
@@ -26,11 +26,11 @@ def waker() -> Iterator[Waker]:
 
 
 def leave(
-    folder: Path, name: str, waker: Waker, *lines: bytes, size: int = 1 << 20, unsigned: bool = True
+    folder: Path, name: str, waker: Waker, *lines: bytes, size: int = 1 << 20, encoding: str = "lp"
 ) -> Path:
     """A ring with *lines*, each in a run of its own, as a killed process leaves it."""
     path = folder / name
-    ring = Ring(str(path), size, waker, unsigned=unsigned)
+    ring = Ring(str(path), size, waker, encoding=encoding)
     for line in lines:
         assert ring.put(line)
     ring.close(unlink=False)
@@ -82,9 +82,9 @@ def test_a_ring_that_fits_is_gone_on_with(tmp_path: Path, waker: Waker) -> None:
     assert names(tmp_path) == ["out.0.ring"]
 
 
-@pytest.mark.parametrize(("size", "unsigned"), [(1 << 21, True), (1 << 20, False)])
-def test_a_ring_of_another_form_leaves(tmp_path: Path, waker: Waker, size: int, unsigned: bool) -> None:
-    leave(tmp_path, "out.0.ring", waker, b"a v=1 1\n", size=size, unsigned=unsigned)
+@pytest.mark.parametrize(("size", "encoding"), [(1 << 21, "lp"), (1 << 20, "lp_signed"), (1 << 20, "pb")])
+def test_a_ring_of_another_form_leaves(tmp_path: Path, waker: Waker, size: int, encoding: str) -> None:
+    leave(tmp_path, "out.0.ring", waker, b"a v=1 1\n", size=size, encoding=encoding)
     folder = Rings(tmp_path)
     ring = folder.open(FORM, "lane-0", waker)
     assert ring.path == str(tmp_path / "out.0~1.ring") and ring.stats()["restored"] == 0
@@ -95,7 +95,7 @@ def test_a_ring_of_another_form_leaves(tmp_path: Path, waker: Waker, size: int, 
 
 
 def test_a_size_that_is_rounded_up_to_pages_fits(tmp_path: Path, waker: Waker) -> None:
-    form = Form("out", (1 << 20) - 7, True, 65536, 256)
+    form = Form("out", (1 << 20) - 7, "lp", 65536, 256)
     let_go(Rings(tmp_path).open(form, "lane-0", waker))
     path = leave(tmp_path, "out.0.ring", waker, b"a v=1 1\n", size=form.capacity)
     assert Rings(tmp_path).open(form, "lane-0", waker).path == str(path)

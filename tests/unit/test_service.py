@@ -46,7 +46,7 @@ def test_a_lane_that_comes_round_again_is_well(one: Service, lane: Lane) -> None
     thread.start()
     try:
         # A command makes it come round at once.
-        lane.set_tags([])
+        lane.set_layout((), ())
         wait_until(one._alive)
     finally:
         lane.stop(0.0)

@@ -35,7 +35,11 @@ def test_a_name_says_all_there_is_to_know() -> None:
     assert entry is not None
     assert (entry.metrics, entry.encoding, entry.compression, entry.size) == (5, "lp", "gz", 99)
     assert entry.oldest_ns == START_NS + 1_500_000_000
-    assert file_name(payload(5), START_NS, 7).endswith(".lp")
+    assert file_name(payload(5), START_NS, 7).endswith(".lp") and entry.batch == ""
+    batch = "4bf92f3577b34da6a3ce929d0e0e4736"
+    named = parse(name := file_name(payload(5, gz=True), START_NS, 7, batch))
+    assert named is not None and name.endswith(f"-{checksum}-{batch}.lp.gz")
+    assert (named.batch, named.metrics, named.compression) == (batch, 5, "gz")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What is said to systemd, over real sockets, and what is taken over from it, in a real child process."""
 
+import fcntl
 import json
 import os
 import socket
@@ -148,8 +149,8 @@ def _take(sockets: list[socket.socket], environment: dict[str, str]) -> dict[str
     count = len(sockets)
 
     def arrange() -> None:
-        # First out of the way, so that none is overwritten before it is moved.
-        spare = [os.dup2(one.fileno(), 100 + index) for index, one in enumerate(sockets)]
+        # First copied to where nothing is, so that none is overwritten before it is moved.
+        spare = [fcntl.fcntl(one, fcntl.F_DUPFD, 100) for one in sockets]
         for index, fd in enumerate(spare):
             os.dup2(fd, 3 + index)
             os.close(fd)

@@ -114,7 +114,7 @@ def test_a_service_that_fails_never_gives_up_its_socket() -> None:
     # After a refused configuration too: its socket starts a failed service again, without a pause.
     assert "RestartPreventExitStatus" not in service["Service"]
     assert sock["Socket"]["TriggerLimitIntervalSec"] == "0"
-    assert sock["Socket"]["ReceiveBuffer"] == "64M"
+    assert sock["Socket"]["ReceiveBuffer"] == "128M"
 
 
 def test_a_reload_is_synchronous_and_a_stop_outlasts_the_drain() -> None:

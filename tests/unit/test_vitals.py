@@ -32,8 +32,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
+def _zeros(account: type[msgspec.Struct]) -> dict[str, object]:
+    """For the fields that have no default."""
+    return {field.name: 0 for field in msgspec.structs.fields(account) if field.required}
+
+
 def listener(received: int, **given: object) -> ListenerAccount:
-    zeros = dict.fromkeys(ListenerAccount.__struct_fields__, 0)
+    zeros = _zeros(ListenerAccount)
     known = {
         **zeros,
         "name": "udp",
@@ -46,7 +51,7 @@ def listener(received: int, **given: object) -> ListenerAccount:
 
 
 def output(name: str, **given: object) -> OutputAccount:
-    zeros = dict.fromkeys(OutputAccount.__struct_fields__, 0)
+    zeros = _zeros(OutputAccount)
     known = {**zeros, "name": name, "type": "null", "dropped": {}, "requests": {}, "rings": ()}
     known |= {"spool": None, "refused": None}
     return msgspec.convert({**known, **given}, OutputAccount)

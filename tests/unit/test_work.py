@@ -107,10 +107,6 @@ def test_more_refusals_than_there_are_lines_reject_no_more_than_there_are():
     assert (one.tally.delivered, one.tally.rejected, len(one.tally.lines)) == (0, 2, 2)
 
 
-def test_a_label_tells_when_the_oldest_metric_arrived():
-    assert work().label == "20200913T122640.000000Z-10"
-
-
 def test_a_loose_body_is_a_batch():
     told = []
     loose = Loose(body(), 10, 5, lambda: told.append(True))

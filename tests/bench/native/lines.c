@@ -1,7 +1,7 @@
 /* lines: write the lines that udp_send sends to standard output, as text or as prepared bodies.
  *
  *   --count N          lines (needed)
- *   --shape N          bytes of a line: 64 or 117 (117), 25 StatsD counters, 24 StatsD timings
+ *   --shape N          bytes of a line: 64 or 117 (117), 25 StatsD counters, 24 StatsD timings, 46 Graphite
  *   --no-timestamps    leave the time to the receiver
  *   --series N         different series (100); --scatter draws them instead of taking turns
  *   --time-ns N        time of the first line; --step-ns N between two lines

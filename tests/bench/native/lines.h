@@ -16,6 +16,16 @@
  *    25  web.requests.h000007:1|c\n
  *    24  ms.h000007:00096.123|ms\n
  *
+ * And one is for Graphite, with one time for all:
+ *
+ *    46  web.requests.h000007.count 12.3456 1700000000\n
+ *
+ * Fresh series are made by a tag whose value is new in each line, up to a number of them: what a client does that
+ * puts an id into a tag. Their lines are of these shapes, whatever the length that was asked for:
+ *
+ *    65  http,host=h000007,request_id=0000000007 n=1i 1700000000007000000\n
+ *    42  req:1|c|#host:h000007,request_id:0000000007\n
+ *
  * Series come in turn, or scattered: each line's is then drawn by its number, so that a table of them is
  * walked in another order than it was filled in.
  */
@@ -44,6 +54,7 @@ typedef struct {
     lines_shape_t shape;
     uint64_t series;
     uint64_t time_ns, step_ns;
+    uint64_t fresh; /* values of the tag that is new in each line; 0: there is none */
     bool scatter;
 } lines_t;
 
@@ -96,7 +107,27 @@ static inline unsigned lines_behind(const char *text, const char *mark)
     return found ? (unsigned)(found - text) + (unsigned)strlen(mark) : 0;
 }
 
-/* Lines of *bytes* bytes (24, 25, 64 or 117), over *series* different series. */
+/* Lines each of which has one of *fresh* values of a tag; of StatsD, or with a timestamp. */
+MAYBE_UNUSED static lines_t lines_make_fresh(bool statsd, uint64_t fresh, uint64_t series, uint64_t time_ns, uint64_t step_ns)
+{
+    const char *text = statsd ? "req:1|c|#host:h000000,request_id:0000000000\n"
+                              : "http,host=h000000,request_id=0000000000 n=1i 0000000000000000000\n";
+    return (lines_t){
+        .series = series,
+        .fresh = fresh,
+        .time_ns = time_ns,
+        .step_ns = step_ns,
+        .shape = {
+            .text = text,
+            .bytes = (unsigned)strlen(text),
+            .host = lines_behind(text, statsd ? "host:h" : "host=h"),
+            .id = lines_behind(text, statsd ? "_id:" : "_id="),
+            .time = statsd ? 0 : lines_behind(text, "1i "),
+        },
+    };
+}
+
+/* Lines of *bytes* bytes (24, 25, 46, 64 or 117), over *series* different series. */
 MAYBE_UNUSED static lines_t lines_make(unsigned bytes, bool timestamps, uint64_t series, uint64_t time_ns,
                                        uint64_t step_ns, bool scatter)
 {
@@ -113,20 +144,22 @@ MAYBE_UNUSED static lines_t lines_make(unsigned bytes, bool timestamps, uint64_t
         text = "web.requests.h000000:1|c\n";
     else if (bytes == 24)
         text = "ms.h000000:00000.000|ms\n";
+    else if (bytes == 46)
+        text = "web.requests.h000000.count 00.0000 1700000000\n";
     else
-        tool_usage("lines are of 24, 25, 64 or 117 bytes", NULL);
-    const bool statsd = bytes < 64;
+        tool_usage("lines are of 24, 25, 46, 64 or 117 bytes", NULL);
+    const bool dotted = bytes < 64;
     lines_t lines = {.series = series, .time_ns = time_ns, .step_ns = step_ns, .scatter = scatter};
     lines.shape = (lines_shape_t){
         .text = text,
         .bytes = (unsigned)strlen(text),
-        .host = lines_behind(text, statsd ? ".h" : "host=h"),
+        .host = lines_behind(text, dotted ? ".h" : "host=h"),
         .id = lines_behind(text, "id="),
-        .value = statsd ? 0 : lines_behind(text, bytes == 117 ? "usage_user=" : ",a="),
+        .value = lines_behind(text, bytes == 117 ? "usage_user=" : bytes == 46 ? "count " : ",a="),
         .value_digits = bytes == 117 ? 6 : 4,
         .value2 = lines_behind(text, "usage_system="),
         .spread = bytes == 24 ? lines_behind(text, ":") : 0,
-        .time = timestamps && !statsd ? lines_behind(text, bytes == 117 ? "0i " : ".0000 ") : 0,
+        .time = timestamps && !dotted ? lines_behind(text, bytes == 117 ? "0i " : ".0000 ") : 0,
     };
     if (lines.shape.bytes != bytes)
         tool_die("a line of %u bytes has %u", bytes, lines.shape.bytes);
@@ -143,7 +176,7 @@ static inline void lines_put(const lines_t *lines, char *out, uint64_t number)
     uint64_t series = lines->scatter ? lines_scattered(random, lines->series) : number % lines->series;
     lines_digits(out + shape->host, series, 6);
     if (shape->id)
-        lines_digits(out + shape->id, LINES_FIRST_ID + number, 10);
+        lines_digits(out + shape->id, lines->fresh ? number % lines->fresh : LINES_FIRST_ID + number, 10);
     if (shape->value)
         lines_value(out + shape->value, random >> 32, (int)shape->value_digits);
     if (shape->spread)

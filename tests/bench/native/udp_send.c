@@ -3,14 +3,18 @@
  *   --to HOST:PORT     numeric address (needed); or --to unix:PATH for a unixgram socket
  *   --count N          datagrams to send; or --seconds S; needed is one of them, whichever comes first ends it
  *   --rate N           datagrams a second, paced smoothly (0: as fast as possible)
- *   --shape N          bytes of a line: 64 or 117 (117), 25 StatsD counters, 24 StatsD timings
+ *   --asleep           wait for the next send asleep only: late by what the timer is, and free of cost
+ *   --shape N          bytes of a line: 64 or 117 (117), 25 StatsD counters, 24 StatsD timings, 46 Graphite
  *   --pack N           whole lines up to N bytes in each datagram (0: one line in each)
  *   --no-timestamps    leave the time to the receiver
  *   --series N         different series (100); --scatter draws them instead of taking turns
+ *   --fresh-series N   a tag that is new in each line, N different ones in all; --shape says only whether StatsD
  *   --time-ns N        time of the first line; --step-ns N between two lines
  *   --segment          UDP_SEGMENT: the kernel cuts one send into equal datagrams; else plain sendmmsg
+ *   --ready            make all of them before the clock starts; with --count and --segment
  *   --burst N          datagrams of one call at most (0: as many as the kernel takes)
  *   --flow N           sockets, each a flow of its own to receivers with SO_REUSEPORT (1)
+ *   --from HOST        IPv4 address to send from; each further flow from the one that follows it
  *   --unconnected      name the address with each send
  *
  * Plain sendmmsg over loopback tops out near 330,000 datagrams a second, for each walks the whole stack
@@ -46,7 +50,8 @@ typedef struct {
     tool_address_t to;
     uint64_t count, duration_ns, rate;
     unsigned pack, burst, flows;
-    bool segment, unconnected;
+    in_addr_t from; /* in the machine's byte order; 0: the kernel's choice */
+    bool segment, unconnected, asleep, ready;
     lines_t lines;
 } settings_t;
 
@@ -58,7 +63,8 @@ typedef struct {
     unsigned burst;           /* datagrams of one call at most */
     uint64_t sent;            /* datagrams */
     uint64_t retries, refused, slip_ns;
-    char *buffer;             /* of one burst */
+    char *buffer;             /* of one burst, or of all of them */
+    char *next;               /* in the buffer: the burst that is sent now */
     struct mmsghdr *messages; /* of one burst, without segmentation */
     struct iovec *vectors;
 } sender_t;
@@ -66,7 +72,7 @@ typedef struct {
 static settings_t settings_read(int argc, char **argv)
 {
     settings_t settings = {.flows = 1};
-    uint64_t series = 100, time_ns = LINES_TIME_NS, step_ns = LINES_STEP_NS;
+    uint64_t series = 100, fresh = 0, time_ns = LINES_TIME_NS, step_ns = LINES_STEP_NS;
     unsigned shape = 117;
     bool timestamps = true, scatter = false;
     static const struct option options[] = {
@@ -74,6 +80,8 @@ static settings_t settings_read(int argc, char **argv)
         {"shape", 1, 0, 's'},   {"pack", 1, 0, 'k'},    {"no-timestamps", 0, 0, 'T'}, {"series", 1, 0, 'S'},
         {"time-ns", 1, 0, 't'}, {"step-ns", 1, 0, 'p'}, {"segment", 0, 0, 'g'},       {"burst", 1, 0, 'b'},
         {"flow", 1, 0, 'f'},    {"unconnected", 0, 0, 'u'}, {"scatter", 0, 0, 'x'},
+        {"asleep", 0, 0, 'z'},  {"ready", 0, 0, 'm'},   {"fresh-series", 1, 0, 'F'},
+        {"from", 1, 0, 'h'},
         {0, 0, 0, 0},
     };
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;)
@@ -98,12 +106,20 @@ static settings_t settings_read(int argc, char **argv)
         case 'T': timestamps = false; break;
         case 'x': scatter = true; break;
         case 'S': series = tool_number("--series", optarg, 1, 1000000); break;
+        case 'F': fresh = tool_number("--fresh-series", optarg, 1, 10000000000ull); break;
         case 't': time_ns = tool_number("--time-ns", optarg, 0, 1ull << 62); break;
         case 'p': step_ns = tool_number("--step-ns", optarg, 0, NS_PER_S); break;
         case 'g': settings.segment = true; break;
         case 'b': settings.burst = (unsigned)tool_number("--burst", optarg, 0, BURST_MAX); break;
         case 'f': settings.flows = (unsigned)tool_number("--flow", optarg, 1, FLOWS_MAX); break;
+        case 'h':
+            settings.from = ntohl(inet_addr(optarg));
+            if (settings.from == INADDR_NONE)
+                tool_usage("not an IPv4 address", optarg);
+            break;
         case 'u': settings.unconnected = true; break;
+        case 'z': settings.asleep = true; break;
+        case 'm': settings.ready = true; break;
         default: exit(2);
         }
     if (!settings.to.length)
@@ -112,21 +128,27 @@ static settings_t settings_read(int argc, char **argv)
         tool_usage("--count or --seconds is needed", NULL);
     if (settings.segment && settings.to.storage.ss_family == AF_UNIX)
         tool_usage("--segment is for UDP", NULL);
+    if (settings.ready && !(settings.count && settings.segment))
+        tool_usage("--ready wants --count and --segment", NULL);
     if (!settings.count)
         settings.count = UINT64_MAX;
     if (!settings.duration_ns)
         settings.duration_ns = UINT64_MAX;
-    settings.lines = lines_make(shape, timestamps, series, time_ns, step_ns, scatter);
+    settings.lines = fresh ? lines_make_fresh(shape < 64, fresh, series, time_ns, step_ns)
+                           : lines_make(shape, timestamps, series, time_ns, step_ns, scatter);
     return settings;
 }
 
-static int flow_open(const settings_t *settings)
+static int flow_open(const settings_t *settings, unsigned number)
 {
     int fd = socket(settings->to.storage.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         tool_die("socket");
     int bytes = 4 << 20;
     setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
+    struct sockaddr_in here = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(settings->from + number)};
+    if (settings->from && bind(fd, (struct sockaddr *)&here, sizeof here) < 0)
+        tool_die("bind");
     if (!settings->unconnected &&
         connect(fd, (const struct sockaddr *)&settings->to.storage, settings->to.length) < 0)
         tool_die("connect");
@@ -176,7 +198,11 @@ static sender_t sender_open(const settings_t *settings)
     /* A paced sender makes at least 2,000 calls a second where the rate allows, so that it is smooth. */
     if (settings->rate && sender.burst > settings->rate / 2000)
         sender.burst = settings->rate >= 2000 ? (unsigned)(settings->rate / 2000) : 1;
-    sender.buffer = tool_allocate((size_t)sender.burst * sender.datagram_bytes);
+    sender.buffer = tool_allocate((settings->ready ? settings->count : sender.burst) * sender.datagram_bytes);
+    sender.next = sender.buffer;
+    if (settings->ready)
+        for (uint64_t i = 0; i < settings->count * sender.lines_each; i++)
+            lines_put(&settings->lines, sender.buffer + i * line_bytes, i);
     sender.messages = tool_allocate(sender.burst * sizeof *sender.messages);
     sender.vectors = tool_allocate(sender.burst * sizeof *sender.vectors);
     for (unsigned i = 0; i < sender.burst; i++) {
@@ -190,7 +216,7 @@ static sender_t sender_open(const settings_t *settings)
         }
     }
     for (unsigned i = 0; i < settings->flows; i++) {
-        sender.fds[i] = flow_open(settings);
+        sender.fds[i] = flow_open(settings, i);
         int size = (int)sender.datagram_bytes;
         if (settings->segment && setsockopt(sender.fds[i], SOL_UDP, UDP_SEGMENT, &size, sizeof size) < 0)
             tool_die("setsockopt UDP_SEGMENT");
@@ -203,7 +229,7 @@ static int burst_call(sender_t *sender, const settings_t *settings, int fd, unsi
 {
     if (!settings->segment)
         return sendmmsg(fd, sender->messages + from, many, 0);
-    struct iovec vector = {sender->buffer + (size_t)from * sender->datagram_bytes,
+    struct iovec vector = {sender->next + (size_t)from * sender->datagram_bytes,
                            (size_t)many * sender->datagram_bytes};
     struct msghdr message = sender->messages[0].msg_hdr;
     message.msg_iov = &vector;
@@ -238,12 +264,13 @@ static bool burst_send(sender_t *sender, const settings_t *settings, unsigned ma
     return true;
 }
 
-/* Wait until *due_ns* of the monotonic clock: asleep for what the timer can hit, awake for the rest. */
-static void wait_until(uint64_t due_ns)
+/* Wait until *due_ns* of the monotonic clock: asleep for what the timer can hit, and awake for the rest unless all
+ * of it shall be slept through. */
+static void wait_until(uint64_t due_ns, bool asleep)
 {
     for (uint64_t now = tool_now(); now < due_ns && !tool_stopped; now = tool_now())
-        if (due_ns - now > 80000) {
-            uint64_t until = due_ns - 60000;
+        if (asleep || due_ns - now > 80000) {
+            uint64_t until = asleep ? due_ns : due_ns - 60000;
             struct timespec moment = {(time_t)(until / NS_PER_S), (long)(until % NS_PER_S)};
             clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &moment, NULL);
         }
@@ -259,9 +286,11 @@ static void sender_run(sender_t *sender, const settings_t *settings, uint64_t st
         uint64_t left = settings->count - sender->sent;
         unsigned many = left < sender->burst ? (unsigned)left : sender->burst;
         uint64_t number = sender->sent * sender->lines_each;
-        char *out = sender->buffer;
-        for (unsigned i = 0; i < many * sender->lines_each; i++, out += line_bytes)
-            lines_put(&settings->lines, out, number + i);
+        if (settings->ready)
+            sender->next = sender->buffer + number * line_bytes;
+        else
+            for (unsigned i = 0; i < many * sender->lines_each; i++)
+                lines_put(&settings->lines, sender->buffer + i * line_bytes, number + i);
         if (settings->rate) {
             uint64_t due_ns = schedule_ns + (uint64_t)((double)sender->sent * 1e9 / (double)settings->rate);
             uint64_t now = tool_now();
@@ -269,7 +298,7 @@ static void sender_run(sender_t *sender, const settings_t *settings, uint64_t st
                 schedule_ns += now - due_ns;
                 sender->slip_ns += now - due_ns;
             }
-            wait_until(due_ns);
+            wait_until(due_ns, settings->asleep);
         }
         if (!burst_send(sender, settings, many))
             break;

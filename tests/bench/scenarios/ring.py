@@ -11,6 +11,7 @@ import socket
 import statistics
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,8 +27,10 @@ PACK_BYTES = 1432
 DATAGRAMS_PER_S = 300_000
 DATAGRAM_COST_BYTES = 2560
 """What a datagram takes of the receive buffer, at most."""
-TURNS = 15
-"""Of each ring in one round, of which the median counts. They change places each time."""
+PAIRS = 4
+"""Of new rings in one round: where their pages happen to lie makes a difference of some per cent."""
+TURNS = 5
+"""Of each ring of a pair. They change places each time; the median of all turns of a round counts."""
 
 _SO_RCVBUFFORCE = 33
 
@@ -74,7 +77,7 @@ class Pipe:
     def turn(self, name: str, load: Load) -> float:
         """Send *load* through the ring of that name; nanoseconds of the lane's processor time for a line."""
         ring = self.rings[name]
-        self.lane.set_rings([ring])
+        self.lane.set_layout((), [ring])
         before, written = self.lane.stats(), ring.stats()["written"]
         self.lane.remove_socket(self.socket.fileno(), drain=False)
         load.send(self.address)
@@ -123,15 +126,19 @@ def measure(run: Run) -> None:
         )
         count = run.size(400_000 if pack else 50_000, 20_000) // each
         kinds.append((figure, Load(Lines(shape=shape), count=count, rate=DATAGRAMS_PER_S, pack=pack)))
-    # New rings in each round: where their pages happen to lie makes a difference of some per cent.
     for _ in run.rounds("by turns"):
-        with pipe(run) as one:
-            for figure, load in kinds:
-                load = replace(load, count=min(load.count, one.datagrams_max))
-                for name in one.rings:
-                    one.turn(name, load)  # faults the pages in
-                costs: dict[str, list[float]] = {name: [] for name in one.rings}
-                for at in range(run.size(TURNS, 1)):
-                    for name in list(one.rings)[:: 1 if at % 2 else -1]:
-                        costs[name].append(one.turn(name, load))
-                figure.add(statistics.median(costs["safe"]), statistics.median(costs["anonymous"]))
+        costs: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for _ in range(run.size(PAIRS, 1)):
+            with pipe(run) as one:
+                for figure, load in kinds:
+                    load = replace(load, count=min(load.count, one.datagrams_max))
+                    for name in one.rings:
+                        one.turn(name, load)  # faults the pages in
+                    for at in range(run.size(TURNS, 1)):
+                        for name in list(one.rings)[:: 1 if at % 2 else -1]:
+                            costs[figure.name, name].append(one.turn(name, load))
+        for figure, _ in kinds:
+            figure.add(
+                statistics.median(costs[figure.name, "safe"]),
+                statistics.median(costs[figure.name, "anonymous"]),
+            )
