@@ -386,6 +386,9 @@ class Batch(Buffer):
     @property
     def oldest_ns(self) -> int: ...
     @property
+    def place(self) -> tuple[int, int, int]:
+        """When its ring was made, its first slot of all that the ring ever had, and how many slots it is."""
+    @property
     def own(self) -> int:
         """Metrics in it that this process has received; fewer than all in a ring that was adopted."""
     @property

@@ -65,6 +65,7 @@ cdef extern from "ring.h" nogil:
         bint marked
 
     int ring_open(ring_t *r, int fd, uint64_t capacity, const uint8_t *boot_id, int64_t created_ns) noexcept
+    int64_t ring_made_ns(const ring_t *r) noexcept
     void ring_close(ring_t *r) noexcept
     void ring_populate(ring_t *r, uint64_t n) noexcept
     uint8_t *ring_reserve(ring_t *r, uint64_t n) noexcept

@@ -274,6 +274,11 @@ cdef class Batch:
         return self.batch.oldest_ns
 
     @property
+    def place(self):
+        cdef uint64_t begin = self.batch.begin
+        return ring_made_ns(self.ring.ring), begin, self.batch.end - begin
+
+    @property
     def own(self):
         if not self.open:
             raise ValueError("the batch is released: its slots belong to the ring again")

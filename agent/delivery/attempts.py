@@ -271,6 +271,7 @@ class Attempts:
         task.began = began
         try:
             payload.trace = trace.header()
+            payload.oldest_ns = task.oldest_ns
             verdict = output.post(payload, deadline)
         except Exception as error:
             # An attempt's frames could keep views of the batch alive, which could then not be released.

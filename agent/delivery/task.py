@@ -79,6 +79,8 @@ class Task:
     """Places that are left free on purpose while it is under way."""
 
     def __init__(self, batch: str = "") -> None:
+        self.oldest_ns = 0
+        """When the oldest metric of it arrived, nanoseconds since 1970."""
         self.trace = Trace(batch)
         """Under the id *batch*, or one that is made."""
         self.deadline = math.inf

@@ -1,6 +1,6 @@
 """The trace of one batch: its id, where its time went, and what came of each attempt with it.
 
-The id is 128 random bits, made when the batch is taken from its ring. It stays with it through parts,
+The id says where the batch lay in which ring (:mod:`agent.batch_id`). It stays with it through parts,
 repetitions, the spool and a restart, for the file's name has it; each attempt tells it to the server::
 
     traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01
@@ -30,6 +30,8 @@ import random
 import time
 from typing import Any
 
+from agent.batch_id import chance_id
+
 STAGES = ("ring", "queue", "merge", "encode", "turn", "request", "pause", "store")
 
 ATTEMPTS_MAX = 32
@@ -46,14 +48,9 @@ Attempt = tuple[str, float, int | None, str]
 """What came of one attempt: its span, seconds, the answer's status if there was one, and why it failed."""
 
 
-def new_id() -> str:
-    """An id for a batch: 32 hexadecimal digits."""
-    return _bits(128).to_bytes(16, "big").hex()
-
-
 def id_of_name(name: str) -> str:
-    """The id of a batch whose file has none in its name."""
-    return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+    """The id of a batch whose file has none in its name: it lay nowhere that is known."""
+    return f"{1 << 127 | int.from_bytes(hashlib.blake2b(name.encode(), digest_size=16).digest(), 'big'):032x}"
 
 
 def limit_of(share: float) -> str:
@@ -76,7 +73,7 @@ class Trace:
     """Earlier ones than are in ``attempts``."""
 
     def __init__(self, batch: str = "") -> None:
-        self.id = batch or new_id()
+        self.id = batch or chance_id()
         self.stages = _NOTHING.copy()
         """Seconds by stage; 0 for those that it has not come through."""
         self.attempts: list[Attempt] = []

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from agent._core import Batch as RingBatch
 from agent._core import Delays
+from agent.batch_id import Place, batch_id
 from agent.delivery.task import Task
 from agent.delivery.trace import id_of_name
 from agent.outputs.base import Kind, Payload, Refusal, Verdict, plain
@@ -133,7 +135,9 @@ class Live(Work):
     """A batch of a ring. *leaves* says whether it may go to the spool, as things are now, if there is one."""
 
     def __init__(self, batch: Batch, leaves: Callable[[], bool] | None) -> None:
-        super().__init__(batch.metrics, batch.oldest_ns, "pb" if batch.encoding == "pb" else "lp")
+        encoding = "pb" if batch.encoding == "pb" else "lp"
+        where = batch_id(Place(*batch.place)) if isinstance(batch, RingBatch) else ""
+        super().__init__(batch.metrics, batch.oldest_ns, encoding, where)
         self.batch = batch
         self.has_spool = leaves is not None
         self.tapped = False

@@ -43,7 +43,7 @@ class Kind(enum.Enum):
 class Payload:
     """The finished body of one request: what is sent, as often as it takes, and what a spool stores.
 
-    Nobody changes it, but for ``trace``: it is made for each batch, and a frozen one takes twice as long.
+    Nobody changes it, but for the last two: it is made for each batch, and a frozen one takes twice as long.
     """
 
     data: bytes | memoryview
@@ -57,6 +57,8 @@ class Payload:
     """Nothing, ``gz``, or ``sz``: snappy's block format."""
     trace: str = field(default="", compare=False)
     """The ``traceparent`` of the attempt that is under way, see :mod:`agent.delivery.trace`; else empty."""
+    oldest_ns: int = field(default=0, compare=False)
+    """When the oldest metric of its batch arrived, nanoseconds since 1970; as of an attempt, too."""
 
     @property
     def batch(self) -> str:
