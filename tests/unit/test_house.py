@@ -66,6 +66,7 @@ MODULES = (
     "agent.outputs",
     "agent.store",
     "agent.store.disk",
+    "agent.relay.journal",
     "agent.store.ages",
     "agent.store.trouble",
     "agent.store.folder",
