@@ -21,6 +21,17 @@ _PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", 
 FIRST_ID = 1_000_000_000
 
 
+def start(program: str, folder: Path, *arguments: str) -> "subprocess.Popen[bytes]":
+    """A server that writes ``server.log`` in *folder*. Raises NotHere."""
+    path = shutil.which(program, path=_PATH)
+    if path is None:
+        raise NotHere(f"{program} is not installed")
+    with (folder / "server.log").open("wb") as log:
+        return subprocess.Popen(
+            [path, *arguments], cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+
+
 class Database:
     """A server on *port* or a free one, with its data in *folder*; a context manager that ends it."""
 
@@ -33,16 +44,10 @@ class Database:
     """Keys of the agent's output."""
 
     def __init__(self, folder: Path, port: int = 0) -> None:
-        program = shutil.which(self.program, path=_PATH)
-        if program is None:
-            raise NotHere(f"{self.program} is not installed")
         self.folder = folder
         self.port = port or free_port(socket.SOCK_STREAM)
         self.log = folder / "server.log"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [program, *self.arguments()], cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+        self.process = start(self.program, folder, *self.arguments())
 
     def arguments(self) -> list[str]:
         raise NotImplementedError

@@ -19,6 +19,7 @@ from tests.bench.scenarios import (
     packed,
     rates,
     reader,
+    relay,
     ring,
     spool,
     statsd,
@@ -50,6 +51,7 @@ SCENARIOS: dict[str, Callable[[Run], None]] = {
     "spool": spool.measure,
     "outputs": outputs.measure,
     "delay": delay.measure,
+    "relay": relay.measure,
     "footprint": footprint.measure,
     "host": objects.measure_host,
 }
