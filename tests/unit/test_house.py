@@ -66,7 +66,6 @@ MODULES = (
     "agent.outputs",
     "agent.store",
     "agent.store.disk",
-    "agent.relay.journal",
     "agent.store.ages",
     "agent.store.trouble",
     "agent.store.folder",
