@@ -250,6 +250,7 @@ class Tally:
     rejected: int = 0
     merged: int = 0
     restored: int = 0
+    carried: int = 0
     batches: int = 0
     replayed: int = 0
     attempts: int = 0
@@ -292,8 +293,8 @@ class Tally:
 
 
 _NUMBERS = (
-    *("delivered", "rejected", "merged", "restored", "batches", "replayed", "attempts", "retries"),
-    *("splits", "bytes_raw", "bytes_sent", "opened", "traced", "on_time"),
+    *("delivered", "rejected", "merged", "restored", "carried", "batches", "replayed", "attempts"),
+    *("retries", "splits", "bytes_raw", "bytes_sent", "opened", "traced", "on_time"),
 )
 
 N = TypeVar("N", int, float)
@@ -315,7 +316,8 @@ class Accounts:
         counters = route.flusher.counters
         rings = [(writer, _without_space(stats)) for writer, stats in route.ring_stats()]
         kept = route.store is not None and route.store.spool is not None
-        if kept or any(stats["accepted"] or stats["restored"] for _, stats in rings):
+        came = counters.carried or any(stats["accepted"] or stats["restored"] for _, stats in rings)
+        if kept or came:
             self._ended.setdefault(route.config.name, Tally()).add(route.config.type, counters, rings)
 
     def promised(self, routes: Sequence[Route], within: float) -> dict[str, Promised]:
