@@ -285,7 +285,7 @@ def _in_its_place(
     from agent.config import RejectedTable
     from agent.keeping import Keeper
     from agent.lock import FolderLock
-    from agent.store.rejected import GUARD, Rejected
+    from agent.store.rejected import GUARD, RELAY, Rejected
     from agent.store.spool import Spool
 
     spool_table = _endless() if table is None else table.spool
@@ -297,7 +297,7 @@ def _in_its_place(
     with Owner(state_dir) as owner, FolderLock(state_dir, "agent.state_dir", command), ExitStack() as stack:
         try:
             spool = None
-            if spool_table is not None and output != GUARD:
+            if spool_table is not None and output not in (GUARD, RELAY):
                 spool = Spool(output, state_dir / "spool" / output, spool_table)
                 stack.callback(spool.close)
             kept = Rejected(output, state_dir / "rejected" / output, rejected_table, target=target)

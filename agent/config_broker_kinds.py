@@ -205,4 +205,5 @@ class KafkaConsumerOptions(KafkaOptions):
         "enable.auto.offset.store": _NOTHING,
         "enable.partition.eof": _NOTHING,
         "auto.offset.reset": _NOTHING,
+        "partition.assignment.strategy": _NOTHING,
     }

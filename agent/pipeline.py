@@ -74,10 +74,13 @@ from agent.losers import LoserWatch, losers
 from agent.objectives import Fares, Promised
 from agent.outputs import make
 from agent.outputs.base import Output
+from agent.relay.account import RelayCounters
+from agent.relay.carrier import Carrier, Ways, forms
+from agent.relay.intake import Relay
 from agent.rings import Rings
 from agent.route import OTHERS, Accounts, Route
 from agent.sessions import Sessions
-from agent.store.rejected import GUARD
+from agent.store.rejected import GUARD, RELAY, Rejected
 from agent.store.stores import Store, Stores
 from agent.systemd import PassedSocket
 from agent.watch import Watch
@@ -120,6 +123,10 @@ class Pipeline:
         self._lane_errors: list[str] = []
         self._ticker = Ticker()
         self.feed = Feed()
+        self._carrier = Carrier()
+        self._relays: dict[int, RelayCounters] = {}
+        """By listener number, as the gates'."""
+        self._poison: Rejected | None = None
         self.sessions = Sessions()
         self._host: HostInput | None = None
         self.fares: Callable[[], Fares] = Fares
@@ -239,6 +246,7 @@ class Pipeline:
             dict(self._gates),
             self._watch.account(self._kept_types.stats(), guards.stats() if guards is not None else None),
             {door.number: losers(door) for door in doors},
+            dict(self._relays),
         )
 
     def promised(self, within: float) -> dict[str, Promised]:
@@ -267,6 +275,8 @@ class Pipeline:
         stores = {route.config.name: (route.store, route.flusher.inject) for route in self.routes()}
         left_out = self._kept_types.rejected
         guard = {GUARD: Keeper(GUARD, None, left_out)} if left_out is not None else {}
+        if self._poison is not None:
+            guard[RELAY] = Keeper(RELAY, None, self._poison)
         return guard | {
             name: Keeper(name, store.spool, store.rejected, inject)
             for name, (store, inject) in stores.items()
@@ -442,8 +452,9 @@ class Pipeline:
     def _fed_door(self, listen: Listen, number: int, leaving: Sequence[BoundSocket], undo: ExitStack) -> Door:
         """The same for a listener that an input reads: the input that it has, or a new one."""
         limited = sources_for(listen, self.layout.doors)
+        broker = inputs.is_broker(listen)
         for door in self.layout.doors:
-            if door.config.address != listen.address:
+            if door.config.address != listen.address or (broker and door.config.name != listen.name):
                 continue
             set_file_access(listen, door.sockets)
             undo.callback(set_file_access, door.config, door.sockets)
@@ -453,12 +464,19 @@ class Pipeline:
             door.input.check(listen)
             return replace(door, config=listen, number=number, sources=limited)
         else:
-            sockets = open_sockets(listen, 1, self._pool, leaving)
+            sockets = [] if broker else open_sockets(listen, 1, self._pool, leaving)
             undo.callback(close_sockets, sockets, self._pool)
         assert self._bursts is not None
-        source = Source(self.feed, number, limited)
+        source = Source(self.feed, number, limited, self._relay(number) if broker else None)
         made = inputs.make(listen, source, sockets, self._bursts.open)
         return Door(listen, number, (), input=made, source=source, own=tuple(sockets), sources=limited)
+
+    def _relay(self, number: int) -> Relay:
+        """What a listener of a broker is given. Raises OSError."""
+        assert self._stores is not None
+        if self._poison is None:
+            self._poison = self._stores.rejected(RELAY)
+        return Relay(self._carrier, self._relays.setdefault(number, RelayCounters()), self._poison)
 
     def _route(self, config: OutputConfig, whole: Config, undo: ExitStack) -> Route:
         """*config* on the rings that it has already, or on new ones. Raises OutputError, OSError."""
@@ -562,9 +580,16 @@ class Pipeline:
         )
 
     def _connect_feed(self, layout: Layout) -> None:
-        """Have the feed write what it is given to the layout's rings, with the layout's tags."""
+        """Have the feed write what it is given to the layout's rings, with the layout's tags.
+
+        And the carrier bring what needs no reading to its outputs.
+        """
         tags, rings = _tags(layout), _rings(layout, "feed")
         self.feed.set_layout(tags, rings, _guard(layout, "feed", tags, rings))
+        config, outputs = layout.config, [(route.config, route.output) for route in layout.routes]
+        flushers = tuple(route.flusher for route in layout.routes)
+        untouched = forms(config, outputs) if config is not None else frozenset()
+        self._carrier.ways = Ways(flushers, tuple(rings), untouched)
 
     def _commit_inputs(self, old: Layout, new: Layout, undo: ExitStack) -> None:
         """Start the inputs that are new, and tell the others of their settings. Raises OSError."""

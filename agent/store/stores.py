@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agent.config import Output as OutputConfig
-from agent.config import ServerOutput
+from agent.config import RejectedTable, ServerOutput
 from agent.store.rejected import Rejected
 from agent.store.spool import Spool
 
@@ -77,6 +77,10 @@ class Stores:
             folder = self._folder / "rejected" / config.name
             store.rejected = Rejected(config.name, folder, config.rejected, target=target)
         return store
+
+    def rejected(self, name: str) -> Rejected:
+        """A folder below ``rejected`` that is no output's. Raises OSError where a person must mend it."""
+        return Rejected(name, self._folder / "rejected" / name, RejectedTable())
 
     def close(self) -> None:
         """Put everything on the disk, and end. The counters can be read still."""
