@@ -764,8 +764,11 @@ class Feed:
     def refuse(self, listener: int, receiver: Receiver) -> bool:
         """Count what *receiver* did not give out as dropped, each datagram as one metric; false if there is
         none. For the thread that receives. Raises ValueError."""
-    def has_room(self, nbytes: int) -> bool:
-        """Whether a ring has room for what *nbytes* are likely to become; an empty one always has."""
+    def has_room(self, nbytes: int, *, everywhere: bool = ...) -> bool:
+        """Whether a ring has room for what *nbytes* are likely to become; with *everywhere*: all rings.
+
+        An empty one always has.
+        """
     def set_sockets(self, listener: int, count: int) -> None:
         """Note for :meth:`stats` how many sockets a listener has open."""
     def watch(self, listener: int, receiver: Receiver) -> None:

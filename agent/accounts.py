@@ -42,6 +42,13 @@ class GateCounters(Protocol):
     def refused(self) -> int: ...
 
 
+class RelayCounters(Protocol):
+    """The counters of a listener of a broker, as :class:`RelayAccount` has them."""
+
+    @property
+    def carried(self) -> int: ...
+
+
 class AggregationAccount(msgspec.Struct, frozen=True, kw_only=True):
     """What a StatsD listener made of its samples."""
 
@@ -120,6 +127,38 @@ class GuardAccount(msgspec.Struct, frozen=True, kw_only=True):
     """The tags that make the most new series, 16 at most, the fastest first."""
 
 
+class RelayAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """What a listener of a broker made of its messages; messages unless the name says otherwise."""
+
+    messages: int
+    """Decided, so that the broker may forget them: passed on, duplicates, or poisoned."""
+    bytes: int
+    """Of their bodies as they came."""
+    metrics: int
+    """In those that were passed on, by what they say."""
+    carried: int
+    """Metrics of these that went on as they were, unread."""
+    duplicates: int
+    """That were known, and not passed on."""
+    duplicate_metrics: int
+    poisoned: int
+    """That are no message of an agent, or cannot be read; they are kept in ``rejected/_relay``."""
+    damaged: int
+    """Metrics in them that no output was sent; among the ``dropped`` as ``body_refused``."""
+    expired: int
+    """That the broker gave up before anybody had read them, as far as this listener saw."""
+    redelivered: int
+    """That had been handed out before."""
+    in_flight: int
+    """Taken and undecided now."""
+    in_flight_bytes: int
+    paused: bool
+    """Nothing is taken, since too much is undecided."""
+    connected: bool
+    failing: str
+    """Why nothing can be taken; empty if something can."""
+
+
 class LoserAccount(msgspec.Struct, frozen=True, kw_only=True):
     """A source whose metrics were dropped unread."""
 
@@ -190,6 +229,8 @@ class ListenerAccount(msgspec.Struct, frozen=True, kw_only=True):
     """The sources that lost most by ``rate``, ``source_rate`` and ``sources``, 16 at most."""
     sockets_by_lane: tuple[SocketAccount, ...] = ()
     """Of a listener of datagrams."""
+    relay: RelayAccount | None = None
+    """None if it is no broker's."""
 
 
 class LaneAccount(msgspec.Struct, frozen=True, kw_only=True):
@@ -278,6 +319,8 @@ class OutputAccount(msgspec.Struct, frozen=True, kw_only=True):
     type: str
     restored: int
     """Left by an earlier process, or brought by a command."""
+    carried: int = 0
+    """Of bodies that a broker's messages brought finished, and that are decided or in the spool."""
     written: int
     missed: int
     filtered: int
@@ -334,6 +377,8 @@ class DeliveryCounters(Protocol):
     def merged(self) -> int: ...
     @property
     def restored(self) -> int: ...
+    @property
+    def carried(self) -> int: ...
     @property
     def dropped(self) -> Mapping[str, int]: ...
     @property

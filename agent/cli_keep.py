@@ -21,7 +21,7 @@ from agent.cli_options import Owner, agent_folder, config_option, control_socket
 from agent.errors import EXIT_FAILURE, ControlError, NoAgentError, StoreError
 
 if TYPE_CHECKING:
-    from agent.config import Config, HttpOutput, SpoolTable
+    from agent.config import Config, ServerOutput, SpoolTable
     from agent.keeping import Keeper
 
 GROUPS = (spool, rejected)
@@ -136,6 +136,7 @@ def _replay_here(output: str, files: tuple[Path, ...], path: Path | None, patien
                 keeper.spool,
                 keeper.rejected,
                 patience=patience,
+                agent=config.agent.known_as,
                 tell=lambda waiting: advance(total - waiting),
             )
     click.echo(f"{outcome.delivered:,} metrics delivered, {outcome.rejected:,} rejected")
@@ -279,25 +280,25 @@ class _Agent:
 
 @contextmanager
 def _in_its_place(
-    output: str, state_dir: Path, table: "HttpOutput | None"
+    output: str, state_dir: Path, table: "ServerOutput | None"
 ) -> Iterator[tuple["Keeper", Owner]]:
     """The folders of an output, where no agent is running; without *table*, no limits are enforced."""
     from agent.config import RejectedTable
     from agent.keeping import Keeper
     from agent.lock import FolderLock
-    from agent.store.rejected import GUARD, Rejected
+    from agent.store.rejected import GUARD, RELAY, Rejected
     from agent.store.spool import Spool
 
     spool_table = _endless() if table is None else table.spool
     rejected_table = RejectedTable(max_bytes=1 << 60, max_age=1e12) if table is None else table.rejected
-    target = table.url if table is not None else ""
+    target = table.target if table is not None else ""
     command = " ".join(["penstock", *sys.argv[1:3]])
     # What goes wrong is told by the command; log lines would only repeat it.
     logging.getLogger("agent").addHandler(logging.NullHandler())
     with Owner(state_dir) as owner, FolderLock(state_dir, "agent.state_dir", command), ExitStack() as stack:
         try:
             spool = None
-            if spool_table is not None and output != GUARD:
+            if spool_table is not None and output not in (GUARD, RELAY):
                 spool = Spool(output, state_dir / "spool" / output, spool_table)
                 stack.callback(spool.close)
             kept = Rejected(output, state_dir / "rejected" / output, rejected_table, target=target)
@@ -313,11 +314,11 @@ def _endless() -> "SpoolTable":
     return SpoolTable(max_bytes=1 << 60, max_age=1e12, min_free_space=0)
 
 
-def _kept_output(config: "Config", output: str) -> "HttpOutput":
-    from agent.config import HttpOutput
+def _kept_output(config: "Config", output: str) -> "ServerOutput":
+    from agent.config import ServerOutput
 
     for one in config.output:
-        if one.name == output and isinstance(one, HttpOutput):
+        if one.name == output and isinstance(one, ServerOutput):
             return one
     raise StoreError(f"{output}: is no output of the configuration that keeps anything on disk")
 

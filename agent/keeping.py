@@ -22,7 +22,7 @@ from agent.outputs.base import PLAIN_BYTES_MAX, Payload, plain
 from agent.outputs.bodies import as_lines, count
 from agent.outputs.refusals import lines_of
 from agent.store import disk, rejected, spool_file
-from agent.store.rejected import GUARD, Rejected, reasons_path
+from agent.store.rejected import GUARD, RELAY, Rejected, reasons_path
 from agent.store.spool import Spool
 
 SPOOL, REJECTED = "spool", "rejected"
@@ -276,6 +276,12 @@ def refuse_retry(output: str) -> None:
         raise StoreError(
             f"{output}: what is in it has another type than the one that is kept, and would be left out once "
             'more; mend it in a copy of the lines: "penstock spool replay OUTPUT COPY" sends that, unguarded'
+        )
+
+    if output == RELAY:
+        raise StoreError(
+            f"{output}: what is in it are messages of a broker that nobody can read; the .json beside each "
+            'says why, and "penstock rejected drop" removes them'
         )
 
 

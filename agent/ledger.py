@@ -14,10 +14,12 @@ under way, four laws hold exactly, and :meth:`Ledger.balance` names each place w
    lanes, the feed, which is one more lane of number -1, and the tick thread with the points that stand for
    what was aggregated: each of those is accepted, and one that no ring had room for is ``missed`` by all of
    them and in the aggregation's ``ring_full``. One that no output wants is only in its ``unrouted``.
-3. ``restored + written = delivered + rejected + merged + spooled + waiting + Σ dropped`` for each output:
+3. ``restored + carried + written = delivered + rejected + merged + spooled + waiting + Σ dropped`` for each
+   output:
    ``waiting`` is what is in its rings, batches under way included, and ``spooled`` what is in its spool.
    ``restored`` is what was there before anything was written: in rings that an earlier process left, in the
-   spool at the start, or brought back by a command. ``merged`` are lines whose fields went out in another
+   spool at the start, or brought back by a command. ``carried`` came in messages of a broker and went on as
+   it was; the broker has it until it is counted. ``merged`` are lines whose fields went out in another
    line of their batch, of the same series and time.
 4. ``restored + stored = decided + Σ dropped + metrics`` for each spool, ``metrics`` being what is in it.
 
@@ -45,6 +47,8 @@ from agent.accounts import (
     OutputAccount,
     OutputReading,
     RejectedAccount,
+    RelayAccount,
+    RelayCounters,
     RingAccount,
     SocketAccount,
     SpoolAccount,
@@ -53,7 +57,7 @@ from agent.accounts import (
 if TYPE_CHECKING:
     from agent._core import AggregateStats, LaneStats, ListenerStats
 
-S = TypeVar("S", SpoolAccount, RejectedAccount)
+S = TypeVar("S", SpoolAccount, RejectedAccount, RelayAccount)
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,16 +84,20 @@ def read(
     gates: Mapping[int, GateCounters] | None = None,
     guards: GuardAccount | None = None,
     losers: Mapping[int, tuple[LoserAccount, ...]] | None = None,
+    relays: Mapping[int, RelayCounters] | None = None,
 ) -> Ledger:
     """Add the counters up.
 
     *listeners* gives the name and the address for each listener number in use on the lanes; a number that
     is not in it appears as ``#number``; *aggregates* has what the StatsD listeners aggregated, and *gates*
-    what TLS turned away, and *losers* their sources, by the same numbers; *guards* is passed on. The
+    what TLS turned away, *losers* their sources, and *relays* what came from brokers, by the same numbers:
+    what was carried has been in no lane, and counts as the feed's. *guards* is passed on. The
     counters are best read against the stream (delivery, spool, rings, lanes): what lies further down can then
     lag behind, but never seem to have made a metric.
     """
     outputs = list(outputs)
+    relayed = {number: _copy(RelayAccount, counters) for number, counters in (relays or {}).items()}
+    carried = sum(one.carried for one in relayed.values())
     problems = [*_lane_problems(lanes, listeners)]
     accounts = []
     for output in outputs:
@@ -97,8 +105,11 @@ def read(
         problems += _output_problems(account)
         accounts.append(account)
     return Ledger(
-        listeners=_listeners(listeners, lanes, aggregates or {}, gates or {}, losers or {}),
-        lanes=tuple(_lane(stats) for stats in lanes),
+        listeners=tuple(
+            _relayed(one, relayed[number]) if number in relayed else one
+            for number, one in _listeners(listeners, lanes, aggregates or {}, gates or {}, losers or {})
+        ),
+        lanes=tuple(_lane(stats, carried) for stats in lanes),
         outputs=tuple(accounts),
         guards=guards,
         problems=tuple(problems),
@@ -141,7 +152,7 @@ def _listeners(
     aggregates: Mapping[int, "AggregateStats"],
     gates: Mapping[int, GateCounters],
     losers: Mapping[int, tuple[LoserAccount, ...]],
-) -> tuple[ListenerAccount, ...]:
+) -> Iterable[tuple[int, ListenerAccount]]:
     parts: dict[int, list[ListenerStats]] = {number: [] for number in names}
     sockets: dict[int, list[SocketAccount]] = {}
     for lane in lanes:
@@ -149,39 +160,54 @@ def _listeners(
             parts.setdefault(number, []).append(stats)
             if stats["receive_buffer_bytes"] or stats["kernel_drops"]:
                 sockets.setdefault(number, []).append(_socket(lane["lane"], stats))
-    return tuple(
-        ListenerAccount(
-            name=_name(number, names)[0],
-            address=_name(number, names)[1],
-            sockets=sum(part["sockets"] for part in of_listener),
-            datagrams=sum(part["datagrams"] for part in of_listener),
-            bytes=sum(part["bytes"] for part in of_listener),
-            received=sum(part["received"] for part in of_listener),
-            accepted=sum(part["accepted"] for part in of_listener),
-            aggregated=sum(part["aggregated"] for part in of_listener),
-            shaped=sum(part["shaped"] for part in of_listener),
-            overflowed=sum(part["overflowed"] for part in of_listener),
-            observed=sum(part["observed"] for part in of_listener),
-            coerced=sum(part["coerced"] for part in of_listener),
-            fields_rejected=sum(part["fields_rejected"] for part in of_listener),
-            rewritten=sum(part["rewritten"] for part in of_listener),
-            clamped=sum(part["clamped"] for part in of_listener),
-            dropped=_add(part["dropped"] for part in of_listener),
-            kernel_drops=sum(part["kernel_drops"] for part in of_listener),
-            queue_bytes=sum(part["queue_bytes"] for part in of_listener),
-            receive_buffer_bytes=sum(part["receive_buffer_bytes"] for part in of_listener),
-            aggregation=AggregationAccount(**aggregates[number]) if number in aggregates else None,
-            connections=sum(part["connections"] for part in of_listener),
-            connections_accepted=sum(part["connections_accepted"] for part in of_listener),
-            connections_refused=sum(part["connections_refused"] for part in of_listener)
-            + (gates[number].refused if number in gates else 0),
-            connections_closed=_add(part["connections_closed"] for part in of_listener),
-            handshakes_failed=gates[number].failed if number in gates else 0,
-            requests=_add(part["requests"] for part in of_listener),
-            losers=losers.get(number, ()),
-            sockets_by_lane=tuple(sockets.get(number, ())),
+    for number, of_listener in sorted(parts.items()):
+        yield (
+            number,
+            ListenerAccount(
+                name=_name(number, names)[0],
+                address=_name(number, names)[1],
+                sockets=sum(part["sockets"] for part in of_listener),
+                datagrams=sum(part["datagrams"] for part in of_listener),
+                bytes=sum(part["bytes"] for part in of_listener),
+                received=sum(part["received"] for part in of_listener),
+                accepted=sum(part["accepted"] for part in of_listener),
+                aggregated=sum(part["aggregated"] for part in of_listener),
+                shaped=sum(part["shaped"] for part in of_listener),
+                overflowed=sum(part["overflowed"] for part in of_listener),
+                observed=sum(part["observed"] for part in of_listener),
+                coerced=sum(part["coerced"] for part in of_listener),
+                fields_rejected=sum(part["fields_rejected"] for part in of_listener),
+                rewritten=sum(part["rewritten"] for part in of_listener),
+                clamped=sum(part["clamped"] for part in of_listener),
+                dropped=_add(part["dropped"] for part in of_listener),
+                kernel_drops=sum(part["kernel_drops"] for part in of_listener),
+                queue_bytes=sum(part["queue_bytes"] for part in of_listener),
+                receive_buffer_bytes=sum(part["receive_buffer_bytes"] for part in of_listener),
+                aggregation=AggregationAccount(**aggregates[number]) if number in aggregates else None,
+                connections=sum(part["connections"] for part in of_listener),
+                connections_accepted=sum(part["connections_accepted"] for part in of_listener),
+                connections_refused=sum(part["connections_refused"] for part in of_listener)
+                + (gates[number].refused if number in gates else 0),
+                connections_closed=_add(part["connections_closed"] for part in of_listener),
+                handshakes_failed=gates[number].failed if number in gates else 0,
+                requests=_add(part["requests"] for part in of_listener),
+                losers=losers.get(number, ()),
+                sockets_by_lane=tuple(sockets.get(number, ())),
+            ),
         )
-        for number, of_listener in sorted(parts.items())
+
+
+def _relayed(account: ListenerAccount, relay: RelayAccount) -> ListenerAccount:
+    """*account* with what came as messages of a broker and was not read by the feed."""
+    damaged = {"body_refused": relay.damaged} if relay.damaged else {}
+    return msgspec.structs.replace(
+        account,
+        datagrams=relay.messages,
+        bytes=relay.bytes,
+        received=account.received + relay.carried + relay.damaged,
+        accepted=account.accepted + relay.carried,
+        dropped=_add([account.dropped, damaged]),
+        relay=relay,
     )
 
 
@@ -194,13 +220,13 @@ def _socket(lane: int, stats: "ListenerStats") -> SocketAccount:
     )
 
 
-def _lane(stats: "LaneStats") -> LaneAccount:
+def _lane(stats: "LaneStats", carried: int) -> LaneAccount:
     return LaneAccount(
         lane=stats["lane"],
         running=stats["running"],
         beats=stats["beats"],
         receives=stats["receives"],
-        accepted=stats["accepted"],
+        accepted=stats["accepted"] + (carried if stats["lane"] < 0 else 0),
         cpu_ns=stats["cpu_ns"],
         paused=stats["paused"],
     )
@@ -242,6 +268,7 @@ def _output(reading: OutputReading) -> OutputAccount:
             + sum(ring.restored for ring in rings)
             + (spool.restored if spool is not None else 0)
         ),
+        carried=counters.carried,
         written=sum(ring.written for ring in rings),
         missed=sum(ring.missed for ring in rings),
         filtered=sum(ring.filtered for ring in rings),
@@ -308,9 +335,11 @@ def _output_problems(output: OutputAccount) -> Iterable[str]:
             )
     dropped = sum(output.dropped.values())
     decided = output.delivered + output.rejected + output.merged + dropped
-    if output.restored + output.written != decided + output.spooled + output.waiting:
+    brought = output.restored + output.carried + output.written
+    if brought != decided + output.spooled + output.waiting:
+        carried = f" + {output.carried} carried" if output.carried else ""
         yield (
-            f"output {output.name}: {output.restored} restored + {output.written} written, but "
+            f"output {output.name}: {output.restored} restored{carried} + {output.written} written, but "
             f"{output.delivered} delivered + {output.rejected} rejected + {output.merged} merged + "
             f"{output.spooled} spooled + {output.waiting} waiting + {dropped} dropped"
         )

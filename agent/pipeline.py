@@ -39,7 +39,7 @@ from agent.accounts import RejectedCounters, SpoolCounters
 from agent.aggregation import Ticker, settings
 from agent.bursts import Bursts
 from agent.captures import Known
-from agent.config import Config, HttpOutput, Listen
+from agent.config import Config, Listen, ServerOutput
 from agent.config import Output as OutputConfig
 from agent.delivery.task import Watching
 from agent.door import (
@@ -74,10 +74,14 @@ from agent.losers import LoserWatch, losers
 from agent.objectives import Fares, Promised
 from agent.outputs import make
 from agent.outputs.base import Output
+from agent.outputs.broker import BrokerSink
+from agent.relay.account import RelayCounters
+from agent.relay.carrier import Carrier, Ways, forms
+from agent.relay.intake import Relay
 from agent.rings import Rings
 from agent.route import OTHERS, Accounts, Route
 from agent.sessions import Sessions
-from agent.store.rejected import GUARD
+from agent.store.rejected import GUARD, RELAY, Rejected
 from agent.store.stores import Store, Stores
 from agent.systemd import PassedSocket
 from agent.watch import Watch
@@ -120,6 +124,10 @@ class Pipeline:
         self._lane_errors: list[str] = []
         self._ticker = Ticker()
         self.feed = Feed()
+        self._carrier = Carrier()
+        self._relays: dict[int, RelayCounters] = {}
+        """By listener number, as the gates'."""
+        self._poison: Rejected | None = None
         self.sessions = Sessions()
         self._host: HostInput | None = None
         self.fares: Callable[[], Fares] = Fares
@@ -239,6 +247,7 @@ class Pipeline:
             dict(self._gates),
             self._watch.account(self._kept_types.stats(), guards.stats() if guards is not None else None),
             {door.number: losers(door) for door in doors},
+            dict(self._relays),
         )
 
     def promised(self, within: float) -> dict[str, Promised]:
@@ -267,6 +276,8 @@ class Pipeline:
         stores = {route.config.name: (route.store, route.flusher.inject) for route in self.routes()}
         left_out = self._kept_types.rejected
         guard = {GUARD: Keeper(GUARD, None, left_out)} if left_out is not None else {}
+        if self._poison is not None:
+            guard[RELAY] = Keeper(RELAY, None, self._poison)
         return guard | {
             name: Keeper(name, store.spool, store.rejected, inject)
             for name, (store, inject) in stores.items()
@@ -442,8 +453,9 @@ class Pipeline:
     def _fed_door(self, listen: Listen, number: int, leaving: Sequence[BoundSocket], undo: ExitStack) -> Door:
         """The same for a listener that an input reads: the input that it has, or a new one."""
         limited = sources_for(listen, self.layout.doors)
+        broker = inputs.is_broker(listen)
         for door in self.layout.doors:
-            if door.config.address != listen.address:
+            if door.config.address != listen.address or (broker and door.config.name != listen.name):
                 continue
             set_file_access(listen, door.sockets)
             undo.callback(set_file_access, door.config, door.sockets)
@@ -453,22 +465,29 @@ class Pipeline:
             door.input.check(listen)
             return replace(door, config=listen, number=number, sources=limited)
         else:
-            sockets = open_sockets(listen, 1, self._pool, leaving)
+            sockets = [] if broker else open_sockets(listen, 1, self._pool, leaving)
             undo.callback(close_sockets, sockets, self._pool)
         assert self._bursts is not None
-        source = Source(self.feed, number, limited)
+        source = Source(self.feed, number, limited, self._relay(number) if broker else None)
         made = inputs.make(listen, source, sockets, self._bursts.open)
         return Door(listen, number, (), input=made, source=source, own=tuple(sockets), sources=limited)
+
+    def _relay(self, number: int) -> Relay:
+        """What a listener of a broker is given. Raises OSError."""
+        assert self._stores is not None
+        if self._poison is None:
+            self._poison = self._stores.rejected(RELAY)
+        return Relay(self._carrier, self._relays.setdefault(number, RelayCounters()), self._poison)
 
     def _route(self, config: OutputConfig, whole: Config, undo: ExitStack) -> Route:
         """*config* on the rings that it has already, or on new ones. Raises OutputError, OSError."""
         assert self._rings is not None and self._stores is not None
         old = next((route for route in self.layout.routes if route.config.name == config.name), None)
         others = _other_writers(whole)
-        if old is not None and old.config == config and not _reads_files(config):
+        if old is not None and old.config == config and not _changes(old.output, config, whole):
             route = old
         else:
-            output = make(config)
+            output = make(config, whole.agent.known_as)
             try:
                 store = self._stores.open(config, output.target)
                 if old is not None and old.fits(config, output):
@@ -562,9 +581,16 @@ class Pipeline:
         )
 
     def _connect_feed(self, layout: Layout) -> None:
-        """Have the feed write what it is given to the layout's rings, with the layout's tags."""
+        """Have the feed write what it is given to the layout's rings, with the layout's tags.
+
+        And the carrier bring what needs no reading to its outputs.
+        """
         tags, rings = _tags(layout), _rings(layout, "feed")
         self.feed.set_layout(tags, rings, _guard(layout, "feed", tags, rings))
+        config, outputs = layout.config, [(route.config, route.output) for route in layout.routes]
+        flushers = tuple(route.flusher for route in layout.routes)
+        untouched = forms(config, outputs) if config is not None else frozenset()
+        self._carrier.ways = Ways(flushers, tuple(rings), untouched)
 
     def _commit_inputs(self, old: Layout, new: Layout, undo: ExitStack) -> None:
         """Start the inputs that are new, and tell the others of their settings. Raises OSError."""
@@ -740,8 +766,14 @@ def _other_writers(config: Config) -> list[str]:
     return [writer for writer, there in zip(OTHERS, (ticks, feeds), strict=True) if there]
 
 
+def _changes(output: Output, config: OutputConfig, whole: Config) -> bool:
+    """Whether the same settings would make another output: by files that they name, or by our own name."""
+    renamed = isinstance(output, BrokerSink) and output.agent != whole.agent.known_as
+    return renamed or _reads_files(config)
+
+
 def _reads_files(config: OutputConfig | Listen) -> bool:
     """Whether the same settings may make another one, since the files that they name have changed."""
     if isinstance(config, Listen):
         return bool(config.cert)
-    return isinstance(config, HttpOutput) and bool(config.ca or config.cert or config.key)
+    return isinstance(config, ServerOutput) and bool(config.ca or config.cert or config.key)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from agent._core import Ring, Waker
 from agent.accounts import DeliveryCounters, OutputReading, RejectedCounters, SpoolCounters
-from agent.config import Destination, Flush, HttpOutput
+from agent.config import Destination, Flush, ServerOutput
 from agent.config import Output as OutputConfig
 from agent.delivery.flusher import Flusher
 from agent.delivery.task import DEFAULTS, UNWATCHED, Resilience, Watching
@@ -188,7 +188,7 @@ class Route:
             self.output,
             resilience(self.config),
             spool=self.store.spool if self.store is not None else None,
-            spooling=isinstance(self.config, HttpOutput) and self.config.spool is not None,
+            spooling=isinstance(self.config, ServerOutput) and self.config.spool is not None,
             same_field=same_field,
             watching=watching,
         )
@@ -216,7 +216,7 @@ class Route:
 
 def resilience(config: Destination) -> Resilience:
     """What an output that does not say so goes by is the default."""
-    if not isinstance(config, HttpOutput):
+    if not isinstance(config, ServerOutput):
         return DEFAULTS
     return Resilience(
         retries=config.retries,
@@ -250,6 +250,7 @@ class Tally:
     rejected: int = 0
     merged: int = 0
     restored: int = 0
+    carried: int = 0
     batches: int = 0
     replayed: int = 0
     attempts: int = 0
@@ -292,8 +293,8 @@ class Tally:
 
 
 _NUMBERS = (
-    *("delivered", "rejected", "merged", "restored", "batches", "replayed", "attempts", "retries"),
-    *("splits", "bytes_raw", "bytes_sent", "opened", "traced", "on_time"),
+    *("delivered", "rejected", "merged", "restored", "carried", "batches", "replayed", "attempts"),
+    *("retries", "splits", "bytes_raw", "bytes_sent", "opened", "traced", "on_time"),
 )
 
 N = TypeVar("N", int, float)
@@ -315,7 +316,8 @@ class Accounts:
         counters = route.flusher.counters
         rings = [(writer, _without_space(stats)) for writer, stats in route.ring_stats()]
         kept = route.store is not None and route.store.spool is not None
-        if kept or any(stats["accepted"] or stats["restored"] for _, stats in rings):
+        came = counters.carried or any(stats["accepted"] or stats["restored"] for _, stats in rings)
+        if kept or came:
             self._ended.setdefault(route.config.name, Tally()).add(route.config.type, counters, rings)
 
     def promised(self, routes: Sequence[Route], within: float) -> dict[str, Promised]:

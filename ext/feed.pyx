@@ -132,12 +132,12 @@ cdef class Feed:
         r.refused_datagrams = r.refused_bytes = 0
         return True
 
-    def has_room(self, uint64_t nbytes):
+    def has_room(self, uint64_t nbytes, *, bint everywhere=False):
         cdef Ring ring
         for ring in self.rings:
-            if feed_ring_has_room(ring.ring, nbytes, self.tag_bytes):
-                return True
-        return False
+            if feed_ring_has_room(ring.ring, nbytes, self.tag_bytes) != everywhere:
+                return not everywhere
+        return everywhere
 
     def set_sockets(self, int listener, int count):
         self.sockets[listener] = count

@@ -175,6 +175,11 @@ class Attempts:
         with self._changed:
             self._changed.notify_all()
 
+    def look_again(self) -> None:
+        """Some body is hurried now: whoever pauses is to look whether it is his."""
+        with self._changed:
+            self._changed.notify_all()
+
     def _go_on(self) -> None:
         """End every pause."""
         self._generation += 1

@@ -12,8 +12,8 @@ REJECT    all lines are rejected
 
 What is given up for now goes to the spool, if there is one that takes it, and from there through attempts
 again. Nothing is counted before all of a batch is decided or safe, and then all at once: it is released, its
-file is removed, and what was rejected of it is kept with the reasons. So at rest ``restored + written =
-delivered + rejected + merged + dropped + in the spool + waiting`` holds exactly.
+file is removed, and what was rejected of it is kept with the reasons. So at rest ``restored + carried +
+written = delivered + rejected + merged + dropped + in the spool + waiting`` holds exactly.
 
 Where collisions are guarded against, a batch that is marked is merged before anything else. What is sent,
 stored and refused from then on are the lines that came of that; how many fewer they are is counted as
@@ -34,7 +34,7 @@ from agent.delivery.attempts import Attempts
 from agent.delivery.promise import Promise
 from agent.delivery.task import DEFAULTS, UNWATCHED, Health, Reading, Resilience, Watching
 from agent.delivery.trace import STAGES, Trace, limit_of
-from agent.delivery.work import Batch, Live, Loose, Stored, Tally
+from agent.delivery.work import Batch, Carried, Live, Loose, Stored, Tally, Told
 from agent.outputs.base import Output, Payload, Verdict
 from agent.store.spool import Spool
 
@@ -63,6 +63,8 @@ class Counters:
     """Of the rings, handed to the spool."""
     restored: int = 0
     """Brought by a command, and decided. Of what is in the rings or the spool, those know."""
+    carried: int = 0
+    """The same, brought by messages of a broker."""
     dropped: Mapping[str, int] = field(default_factory=dict)
     """By reason."""
     batches: int = 0
@@ -155,6 +157,7 @@ class Delivery:
         self._lock = threading.Lock()  # guards all below
         self._storing = 0
         self._delivered = self._rejected = self._merged = self._spooled = self._restored = 0
+        self._carried = 0
         self._batches = self._replayed = self._splits = self._traced = 0
         self._dropped: dict[str, int] = {}
         self._stages = dict.fromkeys(STAGES, 0.0)
@@ -183,6 +186,7 @@ class Delivery:
                 merged=self._merged,
                 spooled=self._spooled,
                 restored=self._restored,
+                carried=self._carried,
                 dropped=dict(self._dropped),
                 batches=self._batches,
                 replayed=self._replayed,
@@ -240,6 +244,15 @@ class Delivery:
     def live(self, batch: Batch) -> Live:
         """*batch*, to be delivered."""
         return Live(batch, self.leaves)
+
+    def carried(self, payload: Payload, batch: str, told: Told) -> Carried:
+        """A finished body, to be delivered as it is, or stored where that pushes nothing out."""
+        size = len(payload.data)
+
+        def leaves() -> bool:
+            return self.may_leave() and self.spool is not None and self.spool.has_room(size)
+
+        return Carried(payload, batch, leaves if self._spooling else None, told)
 
     def room(self, in_hand: int) -> tuple[int, float]:
         """How many more batches may be begun: see :meth:`agent.delivery.attempts.Attempts.room`."""
@@ -309,6 +322,8 @@ class Delivery:
                 tap.offer(work.batch)
 
     def _encoded(self, work: Live, whole: memoryview, metrics: int) -> Payload:
+        if isinstance(work, Carried) and work.pieces is None:
+            return work.payload
         body, metrics = (whole, metrics) if work.pieces is None else work.rest()
         return self.attempts.encode(work, body, metrics, work.encoding)
 
@@ -359,7 +374,8 @@ class Delivery:
         self.promise.storing(work, rest.metrics, self.spool.owed)
         with self._lock:
             self._storing += 1
-        self.spool.put(rest, work.oldest_ns, parcel.done, work.trace.id)
+        gently = isinstance(work, Carried)
+        self.spool.put(rest, work.oldest_ns, parcel.done, work.trace.id, gently=gently)
         return parcel
 
     def _stored(self, work: Live | Stored, metrics: int, stored: bool) -> None:
@@ -403,13 +419,14 @@ class Delivery:
             else:
                 self._batches += 1
                 self._restored += work.metrics if isinstance(work.batch, Loose) else 0
+                self._carried += work.metrics if isinstance(work, Carried) else 0
                 self._batch_metrics.observe(work.metrics)
         if isinstance(work, Stored):
             assert self.spool is not None
             self.promise.remove(work, self.spool.owed)
             self.spool.remove(work.entry)
         else:
-            work.batch.release(self.promise.delays, tally.delivered + tally.merged)
+            work.release(self.promise.delays, tally.delivered + tally.merged)
         if told:
             telling.traced(self.output.name, work, spooled, dropped)
 

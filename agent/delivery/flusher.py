@@ -13,6 +13,8 @@ What cannot leave may have to go to the spool without an attempt: see :mod:`agen
 
 Nothing happens without a reason: an idle flusher sleeps until a ring, a sender or a call wakes it.
 
+Finished bodies that a broker brought are one more source of batches, which takes turns with the rings.
+
       ring ──┐                     ┌─▶ send-NAME-1 ─▶ Delivery.deliver ─┬─▶ decided
       ring ──┼─▶ flush-NAME ─queue─┼─▶ send-NAME-2                      │
       ring ──┘     ▲    │          └─▶ …  ▲                             ▼
@@ -36,8 +38,8 @@ from agent.delivery.relief import STUCK_POLL_S, Relief
 from agent.delivery.senders import Senders
 from agent.delivery.spiller import Spiller
 from agent.delivery.task import DEFAULTS, UNWATCHED, Health, Resilience, Watching
-from agent.delivery.work import Live, Loose, Stored
-from agent.outputs.base import Output
+from agent.delivery.work import Carried, Live, Loose, Stored, Told
+from agent.outputs.base import Output, Payload
 from agent.store.rejected import Rejected
 from agent.store.spool import Spool
 
@@ -206,9 +208,30 @@ class Flusher:
             if self._draining or self._loose >= LOOSE_MAX:
                 return False
             self._loose += 1
-            self._senders.returned.append(self.delivery.live(Loose(body, metrics, oldest_ns, released)))
+            self._senders.take_back(self.delivery.live(Loose(body, metrics, oldest_ns, released)))
         self._waker.wake()
         return True
+
+    def carry(self, payload: Payload, batch: str, told: Told) -> Carried | None:
+        """Deliver the finished body of *batch* beside what is in the rings; None at the end.
+
+        *told* is called once, by any thread and perhaps before the return: with True when all of it is
+        delivered, rejected or in the spool, with False if it was let go. Until then it is the caller's, who
+        bounds how much there is. *payload* is this output's alone; it says when its oldest metric arrived.
+        """
+        with self._lock:
+            if self._draining:
+                return None
+            work = self.delivery.carried(payload, batch, told)
+            self._senders.bring(work)
+        self._waker.wake()
+        return work
+
+    def let_go(self, works: Iterable[Carried]) -> None:
+        """Nobody waits for *works* any more: what is not being attempted just now is told of at once."""
+        self._senders.abandon(works)
+        self.delivery.attempts.look_again()
+        self._waker.wake()
 
     def retire(self, deadline: float, *, keep: bool = False) -> None:
         """Begin to flush everything at once, and end when that is delivered or at *deadline* (monotonic).
@@ -258,14 +281,18 @@ class Flusher:
             return False
         wake_at = min(self._look_after(now), deadline)
         self._room, ready_at = self.delivery.room(self._senders.busy)
-        while self._senders.returned and self._room > 0:
-            self._hand_over(self._senders.returned.popleft())
+        while self._room > 0 and (work := self._senders.next_returned()) is not None:
+            self._hand_over(work)
         held = backlog is not None and self._replay_first(backlog, now)
         self._turn += 1
         first = self._turn % max(len(feeds), 1)
+        if self._turn % 2 and not held:
+            self._take_carried()
         stuck = False
         for feed in feeds[first:] + feeds[:first]:
             stuck |= not self._take(feed, flush, draining, held, now)
+        if not held:
+            self._take_carried()
         if backlog is not None:
             self._replay(backlog, now, spare=1)
             if not backlog.is_waiting(now):
@@ -297,9 +324,9 @@ class Flusher:
         return True
 
     def _is_working(self) -> bool:
-        return bool(
-            self._senders.busy or self._senders.returned or self._spiller.in_hand or self.delivery.storing
-        )
+        senders = self._senders
+        waiting = senders.returned or senders.carried
+        return bool(senders.busy or waiting or self._spiller.in_hand or self.delivery.storing)
 
     def _look_after(self, now: float) -> float:
         """Do what is due without a batch; returns when something is due next."""
@@ -347,6 +374,11 @@ class Flusher:
                 return False
             self._hand_over(work)
 
+    def _take_carried(self) -> None:
+        """Hand over bodies that were brought, as long as there is room."""
+        while self._room > 0 and (work := self._senders.next_carried()) is not None:
+            self._hand_over(work)
+
     def _replay_first(self, backlog: Backlog, now: float) -> bool:
         """Hand over files before batches where that is wanted; True if batches must wait for them."""
         attempts = self.delivery.attempts
@@ -377,7 +409,7 @@ class Flusher:
     def _take_back(self, work: Live | Stored) -> None:
         """It is undecided, and nobody's. Called by any thread."""
         if isinstance(work, Live):
-            self._senders.returned.append(work)
+            self._senders.take_back(work)
         elif self._backlog is not None:
             self._backlog.give_back(work, self.delivery.output, in_outage=False)
 
@@ -389,8 +421,9 @@ class Flusher:
         self._wait(lambda: bool(self._senders.busy), ABORT_GRACE_S)
         until = time.monotonic() + STORE_GRACE_S
         self._spiller.close(STORE_GRACE_S)
-        while self._senders.returned and self.delivery.may_leave():
-            self.delivery.store(self._senders.returned.popleft())
+        self._senders.abandon(self._senders.carried)
+        while self.delivery.may_leave() and (returned := self._senders.next_returned()) is not None:
+            self.delivery.store(returned)
         for feed in feeds:
             while self.delivery.may_leave() and time.monotonic() < until:
                 work = feed.take(flush.batch_bytes, flush.batch_lines, True, self.delivery.leaves)
@@ -406,11 +439,14 @@ class Flusher:
             if left:
                 extra = {"output": self.name, "metrics": left}
                 logger.warning("metrics stay in their rings for the next start", extra=extra)
-            while self._senders.returned:
-                self._senders.returned.popleft().keep()
+            while (returned := self._senders.next_returned()) is not None:
+                returned.keep()
             return
-        while self._senders.returned:
-            self.delivery.drop(self._senders.returned.popleft(), "drain_timeout")
+        while (returned := self._senders.next_returned()) is not None:
+            if isinstance(returned, Carried):
+                returned.let_go()
+            else:
+                self.delivery.drop(returned, "drain_timeout")
         for feed in feeds:
             while (work := feed.take(ALL, ALL, True, None)) is not None:
                 self.delivery.drop(work, "drain_timeout")

@@ -14,7 +14,7 @@ brought, is not in ``on_time``.
 """
 
 from agent._core import Delays
-from agent.delivery.work import Live, Loose, Stored
+from agent.delivery.work import Brought, Live, Loose, Stored
 from agent.store.owed import Owed
 
 
@@ -52,4 +52,4 @@ def _own(work: Live | Stored, owed: Owed) -> int:
     """How many metrics of *work* this process has received."""
     if isinstance(work, Stored):
         return owed.own(work.trace.id, work.metrics)
-    return 0 if isinstance(work.batch, Loose) else work.batch.own
+    return 0 if isinstance(work.batch, Loose | Brought) else work.batch.own

@@ -4,13 +4,14 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from queue import SimpleQueue
 
 from agent.delivery.backlog import Backlog
 from agent.delivery.breaker import State
 from agent.delivery.delivery import Delivery
 from agent.delivery.feed import Taken
-from agent.delivery.work import Live, Stored
+from agent.delivery.work import Carried, Live, Stored
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,10 @@ class Senders:
         """The files among them."""
         self.returned: deque[Live] = deque()
         """Batches that are undecided, and in nobody's hand. To be taken by whoever hands over."""
+        self.carried: deque[Carried] = deque()
+        """Finished bodies that wait for their turn; those that come back are among the others."""
         self._in_hand: set[Taken] = set()
+        self._closed = False
         self._queue: SimpleQueue[Live | Backlog | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
 
@@ -46,7 +50,7 @@ class Senders:
             if isinstance(work, Backlog):
                 self.replaying += 1
             else:
-                work.hurried = False
+                work.hurried = work.abandoned
                 if isinstance(work, Taken):
                     self._in_hand.add(work)
                     work.feed.in_hand_bytes += work.nbytes
@@ -62,12 +66,56 @@ class Senders:
             return [work for work in self._in_hand if work.began is not None and work.began < before]
 
     def undecided(self) -> int:
-        """Metrics of batches that are in hand, or in nobody's."""
+        """Metrics of batches of rings that are in hand, or in nobody's."""
         with self._lock:
-            return sum(work.metrics for work in (*self._in_hand, *self.returned))
+            returned = [work for work in self.returned if not isinstance(work, Carried)]
+            return sum(work.metrics for work in (*self._in_hand, *returned))
+
+    def bring(self, work: Carried) -> None:
+        """A finished body waits for its turn."""
+        with self._lock:
+            self.carried.append(work)
+
+    def next_returned(self) -> Live | None:
+        with self._lock:
+            return self.returned.popleft() if self.returned else None
+
+    def next_carried(self) -> Live | None:
+        with self._lock:
+            return self.carried.popleft() if self.carried else None
+
+    def take_back(self, work: Live) -> None:
+        """It is undecided, and nobody's. Any thread."""
+        with self._lock:
+            going = isinstance(work, Carried) and (work.abandoned or self._closed)
+            if not going:
+                self.returned.append(work)
+        if going and isinstance(work, Carried):
+            work.let_go()
+
+    def abandon(self, works: Iterable[Carried]) -> None:
+        """Nobody waits for *works* any more: those in nobody's hand go now, others after their attempt."""
+        with self._lock:
+            for work in works:
+                work.abandoned = work.hurried = True
+            left = [one for one in (*self.carried, *self.returned) if one.abandoned]
+            for waiting in (self.carried, self.returned):
+                kept = [one for one in waiting if not one.abandoned]
+                waiting.clear()
+                waiting.extend(kept)  # type: ignore[arg-type]
+        for one in left:
+            if isinstance(one, Carried):
+                one.let_go()
 
     def close(self) -> None:
-        """Have the threads end, and wait for them unless one has something in hand still."""
+        """Have the threads end, and wait for them unless one has something in hand still.
+
+        Bodies that were brought are let go, those in hand when they come back.
+        """
+        with self._lock:
+            self._closed = True
+            left = [one for one in (*self.carried, *self.returned) if isinstance(one, Carried)]
+        self.abandon(left)
         for _ in self._threads:
             self._queue.put(None)
         if not self.busy:
@@ -83,7 +131,7 @@ class Senders:
                     if (batch := work.take()) is not None:
                         self._replay(work, batch)
                 elif not self._delivery.deliver(batch := work):
-                    self.returned.append(work)
+                    self.take_back(work)
             except Exception:
                 # A bug. The batch goes back to its ring with the last reference; the ledger shows the gap.
                 extra = {"batch": batch.trace.id if batch is not None else ""}

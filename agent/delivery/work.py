@@ -131,12 +131,42 @@ class Loose(bytes):
         return memoryview(bytes(self))
 
 
+class Brought:
+    """A body that another agent has finished: *payload*, whose batch and oldest arrival it knows."""
+
+    marked = False
+    own = 0
+
+    def __init__(self, payload: Payload) -> None:
+        self.payload = payload
+        self.encoding = payload.encoding
+        self.metrics = payload.metrics
+        self.oldest_ns = payload.oldest_ns
+
+    def merge(self, nudge: bool) -> Merged | None:
+        return None
+
+    def release(self, delays: Delays | None = None, delivered: int = 0) -> None:
+        if delays is not None and delivered:
+            delays.file(self.oldest_ns, delivered, False)
+
+    def keep(self) -> None:
+        """Nothing is kept: the broker has it still."""
+
+    def __buffer__(self, flags: int, /) -> memoryview:
+        return memoryview(self.payload.data)
+
+
 class Live(Work):
     """A batch of a ring. *leaves* says whether it may go to the spool, as things are now, if there is one."""
 
-    def __init__(self, batch: Batch, leaves: Callable[[], bool] | None) -> None:
+    abandoned = False
+    """Nobody waits for it any more, so that no attempt is to follow; see :class:`Carried`."""
+
+    def __init__(self, batch: Batch, leaves: Callable[[], bool] | None, where: str = "") -> None:
         encoding = "pb" if batch.encoding == "pb" else "lp"
-        where = batch_id(Place(*batch.place)) if isinstance(batch, RingBatch) else ""
+        if isinstance(batch, RingBatch):
+            where = batch_id(Place(*batch.place))
         super().__init__(batch.metrics, batch.oldest_ns, encoding, where)
         self.batch = batch
         self.has_spool = leaves is not None
@@ -145,7 +175,7 @@ class Live(Work):
         self._leaves = leaves
         self._marked = batch.marked and self.encoding == "lp"
         self._merged: Merged | None = None
-        if not isinstance(batch, Loose):
+        if not isinstance(batch, Loose | Brought):
             self.trace.stages["ring"] = max(time.time_ns() - batch.oldest_ns, 0) / 1e9
 
     def merge(self, same_field: str) -> None:
@@ -173,6 +203,53 @@ class Live(Work):
     def keep(self) -> None:
         """Leave it in its ring for the next process."""
         self.batch.keep()
+
+    def release(self, delays: Delays, delivered: int) -> None:
+        """All of it is decided, or safe elsewhere, with *delivered* metrics delivered."""
+        self.batch.release(delays, delivered)
+
+
+Told = Callable[["Carried", bool], None]
+"""Is told once, by any thread, what becomes of a body: whether it is decided, or was let go undecided."""
+
+
+class Carried(Live):
+    """A finished body that somebody else keeps until *told* of its end: it is sent and stored as it is.
+
+    It goes to the spool only where that pushes nothing out; else it waits, and where it cannot wait any
+    longer it is let go, and counted nowhere.
+    """
+
+    def __init__(self, payload: Payload, batch: str, leaves: Callable[[], bool] | None, told: Told) -> None:
+        super().__init__(Brought(payload), leaves, batch)
+        self.payload = payload
+        self._told: Told | None = told
+
+    @property
+    def whole(self) -> Piece:
+        return memoryview(self.payload.data), self.metrics
+
+    def release(self, delays: Delays, delivered: int) -> None:
+        super().release(delays, delivered)
+        self._tell(True)
+
+    def let_go(self) -> None:
+        """It is not decided, and will not be."""
+        self._tell(False)
+
+    def keep(self) -> None:
+        self.let_go()
+
+    @property
+    def damaged(self) -> bool:
+        """Whether it was refused and nothing in it could be read, so that no line of it is kept."""
+        return self.tally.rejected > 0 and not self.tally.lines
+
+    def _tell(self, decided: bool) -> None:
+        # Only once, and what was told may hold this.
+        told, self._told = self._told, None
+        if told is not None:
+            told(self, decided)
 
 
 class Stored(Work):

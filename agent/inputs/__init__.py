@@ -28,7 +28,25 @@ def _objects(listen: Listen, source: Source, sockets: Sequence[BoundSocket], ope
     return ObjectInput(listen, source, sockets, open_burst)
 
 
-KINDS: dict[str, Maker] = {"http": _http, "json": _objects, "msgpack": _objects}
+def _nats(listen: Listen, source: Source, sockets: Sequence[BoundSocket], open_burst: OpenBurst) -> Input:
+    from agent.inputs.nats import NatsInput
+
+    return NatsInput(listen, source)
+
+
+def _kafka(listen: Listen, source: Source, sockets: Sequence[BoundSocket], open_burst: OpenBurst) -> Input:
+    from agent.inputs.kafka import KafkaInput
+
+    return KafkaInput(listen, source)
+
+
+KINDS: dict[str, Maker] = {
+    "http": _http,
+    "json": _objects,
+    "msgpack": _objects,
+    "nats": _nats,
+    "kafka": _kafka,
+}
 """What makes the inputs of each kind. A maker raises ListenError; its input borrows the sockets."""
 
 
@@ -36,6 +54,11 @@ def kind(listen: Listen) -> str:
     """Which kind of input reads *listen*: the scheme of its address, or its format; empty if lanes do."""
     scheme = parse_listen_address(listen.address).scheme
     return next((one for one in (scheme, listen.format) if one in KINDS), "")
+
+
+def is_broker(listen: Listen) -> bool:
+    """Whether *listen* takes messages from a broker, and so has no sockets."""
+    return bool(parse_listen_address(listen.address).brokers)
 
 
 def make(

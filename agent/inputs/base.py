@@ -13,6 +13,7 @@ from agent.config import Listen
 
 if TYPE_CHECKING:
     from agent._core import FeedResult, ListenerStats
+    from agent.relay.intake import Relay
 
 LINE_BYTES_MAX = 65_536
 
@@ -20,14 +21,18 @@ LINE_BYTES_MAX = 65_536
 class Source:
     """One listener's way into the feed. Any thread may call it, at any time."""
 
-    __slots__ = ("feed", "number", "sources")
+    __slots__ = ("feed", "number", "relay", "sources")
 
-    def __init__(self, feed: Feed, number: int, sources: Sources | None = None) -> None:
+    def __init__(
+        self, feed: Feed, number: int, sources: Sources | None = None, relay: "Relay | None" = None
+    ) -> None:
         self.feed = feed
         self.number = number
         """Of the listener: see :mod:`agent.door`."""
         self.sources = sources
         """Who may send how much; None is anybody, anything."""
+        self.relay = relay
+        """What a listener of a broker needs besides; None for others."""
 
     def read(
         self,
@@ -79,9 +84,9 @@ class Source:
             burst=burst,
         )
 
-    def has_room(self, nbytes: int) -> bool:
-        """Whether some output's ring has room for what so much input is likely to become."""
-        return self.feed.has_room(nbytes)
+    def has_room(self, nbytes: int, *, everywhere: bool = False) -> bool:
+        """Whether some output's ring has room for what so much input is likely to become, or every one's."""
+        return self.feed.has_room(nbytes, everywhere=everywhere)
 
 
 class Input(ABC):

@@ -3,7 +3,8 @@
     rejected/NAME/20260101T000000.000000000Z-00000001-7.lp       seven lines, refused at that time
     rejected/NAME/20260101T000000.000000000Z-00000001-7.json     the server's words, for all and for each line
 
-They are counted as rejected either way; a disk that does not take them costs the files, never the account.
+What is no lines (a message of a broker that nobody can read) is kept as it came, in a ``.msg``. They are
+counted as rejected either way; a disk that does not take them costs the files, never the account.
 The ``.json`` gets its name first, so that no ``.lp`` is ever without its reasons.
 """
 
@@ -29,7 +30,9 @@ from agent.store.trouble import Trouble
 logger = logging.getLogger(__name__)
 
 REASONS = ".json"
-"""What takes the place of ``.lp`` in the name of the file that tells the reasons."""
+"""What takes the place of ``.lp`` or ``.msg`` in the name of the file that tells the reasons."""
+
+LINES, MESSAGE = ".lp", ".msg"
 
 REASON_CHARS_MAX = 256 << 10
 """So much text of reasons goes into one file; lines beyond it have none."""
@@ -40,7 +43,7 @@ READING_S = 0.5
 LOOK_S = 10.0
 """Limits are looked at so often; an age is counted in days."""
 
-_NAME = re.compile(rf"({disk.STAMP})-([0-9]{{8,18}})-([0-9]{{1,10}})\.lp")
+_NAME = re.compile(rf"({disk.STAMP})-([0-9]{{8,18}})-([0-9]{{1,10}})(?:\.lp|\.msg)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,9 @@ class RejectedCounters:
 
 GUARD = "_guard"
 """In place of an output's name, for what the agent has left out itself: fields of another type."""
+
+RELAY = "_relay"
+"""The same, for messages of brokers that cannot be read."""
 
 
 class Rejected:
@@ -134,10 +140,25 @@ class Rejected:
             with self._lock:
                 self._unsaved += len(lines)
 
+    def keep(self, body: bytes, metrics: int, about: Mapping[str, Any]) -> None:
+        """Keep *body*, which is no lines, as it came, with what is to be told *about* it. Never raises.
+
+        *metrics* is how many are in it, as far as that is known.
+        """
+        saved = False
+        told = {"time": disk.stamp(int(self._wall() * 1e9)), "metrics": metrics, **about}
+        try:
+            saved = self._store(body, told, metrics, MESSAGE)
+        except Exception:
+            logger.exception("a message could not be kept", extra={"output": self.name})
+        if not saved:
+            with self._lock:
+                self._unsaved += metrics
+
     def _save(
         self, lines: Sequence[tuple[bytes, str]], status: int | None, text: str, batch: str, oldest_ns: int
     ) -> bool:
-        """Write both files. False if that cannot be done now, which has been noted."""
+        """Keep *lines*. False if that cannot be done now, which has been noted."""
         time_ns = int(self._wall() * 1e9)
         body = b"".join(line if line.endswith(b"\n") else line + b"\n" for line, _ in lines)
         about = {
@@ -152,12 +173,17 @@ class Rejected:
             "text": _utf8(text),
             **_reasons([_utf8(reason) for _, reason in lines]),
         }
+        return self._store(body, about, len(lines), LINES)
+
+    def _store(self, body: bytes, about: Mapping[str, Any], metrics: int, suffix: str) -> bool:
+        """Write both files. False if that cannot be done now, which has been noted."""
+        time_ns = int(self._wall() * 1e9)
         reasons = orjson.dumps(about, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         size = disk.occupied(len(body)) + disk.occupied(len(reasons))
         with self._lock:
             if not self._is_writable() or not self._stock.make_room(size, "limit", "limit"):
                 return False
-            name = self._free_name(time_ns, len(lines))
+            name = self._free_name(time_ns, metrics, suffix)
             self._stock.coming[name] = size
         failure: OSError | None = None
         try:
@@ -180,10 +206,10 @@ class Rejected:
             self._stock.open()
         return self._stock.opened and not self._trouble.paused("write")
 
-    def _free_name(self, time_ns: int, metrics: int) -> str:
+    def _free_name(self, time_ns: int, metrics: int, suffix: str) -> str:
         while True:
             self._sequence += 1
-            name = f"{disk.stamp(time_ns)}-{self._sequence:08d}-{metrics}.lp"
+            name = f"{disk.stamp(time_ns)}-{self._sequence:08d}-{metrics}{suffix}"
             if not os.path.lexists(self._stock.at(name)):
                 return name
 
@@ -219,8 +245,9 @@ class Rejected:
         try:
             with os.scandir(self._path) as entries:
                 for entry in entries:
-                    lines = entry.path.removesuffix(REASONS) + ".lp"
-                    if _is_reasons(entry.name) and not os.path.lexists(lines):
+                    stem = entry.path.removesuffix(REASONS)
+                    alone = not any(os.path.lexists(stem + suffix) for suffix in (LINES, MESSAGE))
+                    if _is_reasons(entry.name) and alone:
                         disk.discard(entry.path)
         except OSError as error:
             if error.errno != errno.ENOENT:
@@ -313,12 +340,12 @@ def time_of(name: str) -> int:
 
 
 def reasons_path(path: str) -> str:
-    """The file with the reasons for the lines in *path*."""
-    return path.removesuffix(".lp") + REASONS
+    """The file with the reasons for what is in *path*."""
+    return path.removesuffix(LINES).removesuffix(MESSAGE) + REASONS
 
 
 def _is_reasons(name: str) -> bool:
-    return name.endswith(REASONS) and metrics_of(name.removesuffix(REASONS) + ".lp") is not None
+    return name.endswith(REASONS) and metrics_of(name.removesuffix(REASONS) + LINES) is not None
 
 
 def _size(path: str) -> int:

@@ -117,14 +117,28 @@ class Spool:
 
     # ---- what is to be kept ----
 
-    def put(self, payload: Payload, oldest_ns: int, done: Callable[[bool], None], batch: str = "") -> None:
+    def has_room(self, size: int) -> bool:
+        """Whether a body of that size is likely to fit without pushing another one out. Takes no lock."""
+        return self._stock.opened and self._stock.has_room(size)
+
+    def put(
+        self,
+        payload: Payload,
+        oldest_ns: int,
+        done: Callable[[bool], None],
+        batch: str = "",
+        *,
+        gently: bool = False,
+    ) -> None:
         """Store *payload* of *batch*, its id, whose oldest metric arrived at *oldest_ns* (since 1970).
+
+        With *gently* it is refused where older files would have to go for it.
 
         Writes in the calling thread, and keeps nothing of the payload. *done* is called exactly once, by any
         thread and perhaps before the return: with True when the file is safe, with False when the metrics
         could not be stored and are still the caller's. Blocks while too many files wait for their commit.
         """
-        self._put(payload, oldest_ns, done, batch, added=False)
+        self._put(payload, oldest_ns, done, batch, added=False, gently=gently)
 
     def add(self, payload: Payload, oldest_ns: int) -> bool:
         """Store what a command brings, which counts as restored, and wait for it. False: it was not."""
@@ -140,12 +154,18 @@ class Spool:
         return outcome[0]
 
     def _put(
-        self, payload: Payload, oldest_ns: int, done: Callable[[bool], None], batch: str, added: bool
+        self,
+        payload: Payload,
+        oldest_ns: int,
+        done: Callable[[bool], None],
+        batch: str,
+        added: bool,
+        gently: bool = False,
     ) -> None:
         pending: Pending | None = None
         self._room.acquire()
         try:
-            pending = self._write(payload, oldest_ns, done, batch, added)
+            pending = self._write(payload, oldest_ns, done, batch, added, gently)
         except Exception:
             extra = {"output": self.name, "batch": batch}
             logger.exception("a spool failed in a way that it should not", extra=extra)
@@ -159,11 +179,19 @@ class Spool:
             self._settle(commit(self._path, [pending], sync == "always"))
 
     def _write(
-        self, payload: Payload, oldest_ns: int, done: Callable[[bool], None], batch: str, added: bool
+        self,
+        payload: Payload,
+        oldest_ns: int,
+        done: Callable[[bool], None],
+        batch: str,
+        added: bool,
+        gently: bool,
     ) -> Pending | None:
         """Write the temporary file. None if that cannot be done now, which has been noted."""
         size = len(payload.data)
         with self._lock:
+            if gently and not self._stock.has_room(size):
+                return None
             if not self._is_writable() or not self._stock.make_room(size, "spool_full", "spool_space"):
                 self._committer.chore(CHORES_S)
                 return None

@@ -126,6 +126,17 @@ class Stock:
             return False
         return self.free_space(wanted, space)
 
+    def has_room(self, size: int) -> bool:
+        """Whether a file of *size* more fits as things are. Changes nothing, and so needs no lock."""
+        wanted = disk.occupied(size)
+        coming = sum(map(disk.occupied, list(self.coming.values())))
+        if self.index.bytes + coming + wanted > self.limits.max_bytes:
+            return False
+        try:
+            return disk.free_bytes(self._path) >= self.limits.min_free_space + wanted
+        except OSError:
+            return False
+
     def free_space(self, wanted: int, reason: str) -> bool:
         """Remove the oldest files until *wanted* bytes more than ``min_free_space`` are free."""
         limit = self.limits.min_free_space

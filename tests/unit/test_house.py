@@ -36,6 +36,8 @@ MODULES = (
     "agent.config_networks",
     "agent.config_guards",
     "agent.config_rules",
+    "agent.config_broker_kinds",
+    "agent.config_outputs",
     "agent.config_schema",
     "agent.config_source",
     "agent.rules",
@@ -52,6 +54,7 @@ MODULES = (
     "agent.outputs.bodies",
     "agent.relay",
     "agent.relay.message",
+    "agent.relay.account",
     "agent.outputs.null",
     "agent.outputs.torn",
     "agent.outputs.file",
@@ -61,6 +64,9 @@ MODULES = (
     "agent.outputs.exchange",
     "agent.outputs.http",
     "agent.outputs.server",
+    "agent.outputs.broker",
+    "agent.outputs.nats_connection",
+    "agent.outputs.nats",
     "agent.outputs.influxdb",
     "agent.outputs.remote_write",
     "agent.outputs",
@@ -93,6 +99,10 @@ MODULES = (
     "agent.delivery.spiller",
     "agent.delivery.relief",
     "agent.delivery.flusher",
+    "agent.relay.carrier",
+    "agent.relay.reading",
+    "agent.relay.intake",
+    "agent.relay.nats_client",
     "agent.keeping",
     "agent.store.stores",
     "agent.listeners",
@@ -113,6 +123,9 @@ MODULES = (
     "agent.inputs.host_collectors",
     "agent.inputs.host_disk",
     "agent.inputs.host",
+    "agent.inputs.broker",
+    "agent.inputs.nats",
+    "agent.inputs.kafka",
     "agent.inputs",
     "agent.aggregation",
     "agent.gate",
@@ -257,7 +270,10 @@ HEADERS = (
 )
 
 # Where the name of a distribution is not the one that is imported.
-DISTRIBUTIONS = {"influxdb_client": "influxdb-client", "prometheus_client": "prometheus-client"}
+DISTRIBUTIONS = {"influxdb_client": "influxdb-client", "prometheus_client": "prometheus-client"} | {
+    "nats": "nats-py",
+    "confluent_kafka": "confluent-kafka",
+}
 
 
 def module_name(path: Path) -> str:
@@ -305,7 +321,8 @@ def test_headers_include_downward_only_and_know_no_python(name: str) -> None:
 
 def test_every_import_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[<>=!~; ]", one)[0] for one in project["dependencies"]}
+    extras = [one for name in ("nats", "kafka") for one in project["optional-dependencies"][name]]
+    declared = {re.split(r"[\[<>=!~; ]", one)[0] for one in (*project["dependencies"], *extras)}
     used = {one.split(".")[0] for path in SOURCES.values() for one in imported(path)}
     used -= {"agent", *sys.stdlib_module_names}
     assert {DISTRIBUTIONS.get(one, one) for one in used} <= declared
