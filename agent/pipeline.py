@@ -74,6 +74,7 @@ from agent.losers import LoserWatch, losers
 from agent.objectives import Fares, Promised
 from agent.outputs import make
 from agent.outputs.base import Output
+from agent.relay.sources import Sources
 from agent.rings import Rings
 from agent.route import OTHERS, Accounts, Route
 from agent.sessions import Sessions
@@ -89,6 +90,9 @@ logger = logging.getLogger(__name__)
 
 SOCKET_DRAIN_S = 2.0
 """How long a lane reads on at stop. Nothing more arrives then, so this is for the case that it crawls."""
+
+BROKERS = ("nats://", "kafka://")
+"""What addresses of listeners begin with that take messages of other agents."""
 
 RESTART_KEYS = ("lanes", "runtime_dir", "state_dir")
 """Keys of ``[agent]`` that only a restart changes: rings, lanes and what lies on the disk hang on them."""
@@ -121,6 +125,8 @@ class Pipeline:
         self._ticker = Ticker()
         self.feed = Feed()
         self.sessions = Sessions()
+        self.sources = Sources()
+        """What listeners of brokers have seen of each agent that sends to them."""
         self._host: HostInput | None = None
         self.fares: Callable[[], Fares] = Fares
         """How outputs fare, as whoever looks once a second has seen it; for any thread."""
@@ -240,6 +246,12 @@ class Pipeline:
             self._watch.account(self._kept_types.stats(), guards.stats() if guards is not None else None),
             {door.number: losers(door) for door in doors},
         )
+
+    @property
+    def relays(self) -> bool:
+        """Whether a listener takes messages of other agents from a broker."""
+        config = self.layout.config
+        return config is not None and any(one.address.startswith(BROKERS) for one in config.listen)
 
     def promised(self, within: float) -> dict[str, Promised]:
         """What each output still has *within* seconds for: see :mod:`agent.objectives`."""
