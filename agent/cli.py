@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent import cli_bench, cli_capture, cli_keep, cli_replay, cli_send, cli_tap, cli_top, cli_trial
+from agent import (
+    cli_bench,
+    cli_capture,
+    cli_fleet,
+    cli_keep,
+    cli_replay,
+    cli_send,
+    cli_tap,
+    cli_top,
+    cli_trial,
+)
 from agent.cli_options import ca_option, config_option, control_socket, socket_option, token_option
 from agent.cli_trial import explain
 from agent.errors import EXIT_CONFIG, EXIT_FAILURE, ConfigError, ControlError, PenstockError
@@ -186,6 +196,7 @@ cli.add_command(cli_tap.tap)
 cli.add_command(cli_capture.capture)
 cli.add_command(cli_replay.replay)
 cli.add_command(cli_top.top)
+cli.add_command(cli_fleet.fleet)
 for group in cli_keep.GROUPS:
     cli.add_command(group)
 

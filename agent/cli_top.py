@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from agent.admin.top import View
     from agent.terminal import Screen
 
-_COLUMNS_ELSEWHERE = 200
+COLUMNS_ELSEWHERE = 200
 """Into a pipe or a file, where no width is known."""
 
 _FIRST_S = 15.0
@@ -90,7 +90,8 @@ def top(
         silent_end()
 
 
-def _console(width: int) -> "Console":
+def console(width: int) -> "Console":
+    """Standard output, *width* columns wide, with the colours that the terminal has."""
     from rich.console import Console
 
     from agent.terminal import is_dumb
@@ -98,7 +99,7 @@ def _console(width: int) -> "Console":
     return Console(highlight=False, width=width, color_system=None if is_dumb() else "auto")
 
 
-def _drawn(console: "Console", lines: "list[Any]") -> list[str]:
+def drawn(console: "Console", lines: "list[Any]") -> list[str]:
     """*lines* with the colours that the terminal has, each a line of its own."""
     drawn = []
     for line in lines:
@@ -118,8 +119,8 @@ def _one(where: str, shown: "Credentials", view: "View", interval: float) -> Non
     before = None
     for document in seconds(where, shown):
         if before is not None and document["time"] - before["time"] >= min(interval, 1.0) * 0.9:
-            width = size(1)[0] if sys.stdout.isatty() else _COLUMNS_ELSEWHERE
-            for line in _drawn(_console(width), frame(Second(document, before), view, width, None)):
+            width = size(1)[0] if sys.stdout.isatty() else COLUMNS_ELSEWHERE
+            for line in drawn(console(width), frame(Second(document, before), view, width, None)):
                 click.echo(line)
             return
         before = before or document
@@ -180,8 +181,8 @@ class _Live:
 
         assert self._now is not None
         width, height = size(sys.stdout.fileno())
-        lines = _drawn(
-            _console(width), frame(Second(self._now, self._before), self._view, width, height, trouble)
+        lines = drawn(
+            console(width), frame(Second(self._now, self._before), self._view, width, height, trouble)
         )
         if lines != self._shown or not self._screen.dumb:
             self._shown = lines

@@ -78,6 +78,7 @@ from agent.outputs.broker import BrokerSink
 from agent.relay.account import RelayCounters
 from agent.relay.carrier import Carrier, Ways, forms
 from agent.relay.intake import Relay
+from agent.relay.sources import Sources
 from agent.rings import Rings
 from agent.route import OTHERS, Accounts, Route
 from agent.sessions import Sessions
@@ -93,6 +94,9 @@ logger = logging.getLogger(__name__)
 
 SOCKET_DRAIN_S = 2.0
 """How long a lane reads on at stop. Nothing more arrives then, so this is for the case that it crawls."""
+
+BROKERS = ("nats://", "kafka://")
+"""What addresses of listeners begin with that take messages of other agents."""
 
 RESTART_KEYS = ("lanes", "runtime_dir", "state_dir")
 """Keys of ``[agent]`` that only a restart changes: rings, lanes and what lies on the disk hang on them."""
@@ -129,6 +133,8 @@ class Pipeline:
         """By listener number, as the gates'."""
         self._poison: Rejected | None = None
         self.sessions = Sessions()
+        self.sources = Sources()
+        """What listeners of brokers have seen of each agent that sends to them."""
         self._host: HostInput | None = None
         self.fares: Callable[[], Fares] = Fares
         """How outputs fare, as whoever looks once a second has seen it; for any thread."""
@@ -249,6 +255,12 @@ class Pipeline:
             {door.number: losers(door) for door in doors},
             dict(self._relays),
         )
+
+    @property
+    def relays(self) -> bool:
+        """Whether a listener takes messages of other agents from a broker."""
+        config = self.layout.config
+        return config is not None and any(one.address.startswith(BROKERS) for one in config.listen)
 
     def promised(self, within: float) -> dict[str, Promised]:
         """What each output still has *within* seconds for: see :mod:`agent.objectives`."""
@@ -477,7 +489,7 @@ class Pipeline:
         assert self._stores is not None
         if self._poison is None:
             self._poison = self._stores.rejected(RELAY)
-        return Relay(self._carrier, self._relays.setdefault(number, RelayCounters()), self._poison)
+        return Relay(self._carrier, self._relays.setdefault(number, RelayCounters()), self._poison, self.sources)
 
     def _route(self, config: OutputConfig, whole: Config, undo: ExitStack) -> Route:
         """*config* on the rings that it has already, or on new ones. Raises OutputError, OSError."""

@@ -134,12 +134,15 @@ class Sampler:
             rates: dict[str, dict[str, dict[str, float]]] = {"listeners": {}, "outputs": {}}
             for (kind, name, what), rate in self._rates.items():
                 rates[kind].setdefault(name, {})[what] = rate
+            sources = self._provider.sources()
+            relayed = sources.summary(time.time_ns())._asdict() if sources is not None else None
             self._encoded = orjson.dumps(
                 {
                     "id": self.number,
                     "time": self._time,
                     "status": compose(self._provider, ledger, final=False),
                     "rates": rates,
+                    "fleet": relayed,
                     "new_events": [_builtins(event) for event in self._new_events],
                 }
             )

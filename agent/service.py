@@ -34,6 +34,7 @@ from agent.ledger import Ledger, settle
 from agent.lock import FolderLock
 from agent.objectives import Promised
 from agent.pipeline import Pipeline
+from agent.relay.sources import Sources
 from agent.route import Route
 from agent.sampler import Sampler
 from agent.sessions import Sessions
@@ -120,6 +121,9 @@ class Service:
 
     def promised(self) -> Mapping[str, Promised]:
         return self._pipeline.promised(self._config.slo.within)
+
+    def sources(self) -> Sources | None:
+        return self._pipeline.sources if self._pipeline.relays else None
 
     def watched(self) -> Watched:
         return self._sampler.watched()

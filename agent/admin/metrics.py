@@ -7,6 +7,7 @@ Format: https://prometheus.io/docs/instrumenting/exposition_formats/
 """
 
 import platform
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -26,6 +27,7 @@ from agent.accounts import (
     SpoolAccount,
 )
 from agent.admin.metrics_delivery import delivery
+from agent.admin.metrics_fleet import fleet
 from agent.admin.metrics_objectives import objectives
 from agent.admin.metrics_watching import limits, sockets, watching
 from agent.admin.status import OutputState, Provider, ServiceStatus
@@ -169,6 +171,8 @@ class _ServiceCollector(Collector):
         watched = self._provider.watched()
         yield from objectives(watched.objectives)
         yield from watching(watched, self._provider.sessions())
+        if (sources := self._provider.sources()) is not None:
+            yield from fleet(sources.view(time.time_ns(), rings=False))
 
     def describe(self) -> Iterable[Metric]:
         """Empty, so that registering does not take a reading."""

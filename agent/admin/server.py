@@ -9,8 +9,10 @@ Nothing else that it says is secret.
 import asyncio
 import logging
 import socket
+import time
 from typing import Any
 
+import msgspec
 import orjson
 from aiohttp import web
 
@@ -105,6 +107,7 @@ def _application(provider: Provider, bound: Bound, access: Access) -> web.Applic
     app.router.add_get("/readyz", handlers.readyz)
     app.router.add_get("/metrics", handlers.metrics)
     app.router.add_get("/api/status", handlers.status)
+    app.router.add_get("/api/fleet", handlers.fleet)
     streams = Streams(provider, app[_GUARDS])
     app.router.add_get("/api/stream", streams.serve)
     app.on_shutdown.append(streams.close)
@@ -173,6 +176,20 @@ class _Handlers:
 
     async def status(self, _: web.Request) -> web.Response:
         return _json(await document(self._provider))
+
+    async def fleet(self, request: web.Request) -> web.Response:
+        """``?rings=0`` leaves the rings out, which may be megabytes; 404 from an agent that is no relay."""
+        rings = request.query.get("rings", "1")
+        if rings not in ("0", "1"):
+            return _json({"error": "rings is 0 or 1"}, 400)
+        sources = self._provider.sources()
+        if sources is None:
+            return _json({"error": "it is no relay: it has no listener of a broker"}, 404)
+
+        def body() -> bytes:
+            return msgspec.json.encode(sources.view(time.time_ns(), rings == "1")) + b"\n"
+
+        return web.Response(body=await asyncio.to_thread(body), content_type="application/json")
 
     async def reload(self, request: web.Request) -> web.Response:
         """``?wait=0`` answers 202 at once; else 200 with the changes, or 409 with the problems."""

@@ -19,6 +19,7 @@ from agent.keeping import Keeper
 from agent.ledger import Ledger, settle
 from agent.objectives import Promised, SloAccount
 from agent.quantiles import Summary
+from agent.relay.sources import Sources
 from agent.sessions import Sessions
 
 
@@ -164,6 +165,9 @@ class Provider(Protocol):
 
     def promised(self) -> Mapping[str, Promised]:
         """What each output still has time for. For the event loop's thread, like all of this."""
+
+    def sources(self) -> Sources | None:
+        """What a relay has seen of those who send to it; None if the agent is none."""
 
     def watched(self) -> Watched:
         """What was seen by looking once a second."""

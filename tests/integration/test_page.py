@@ -2,9 +2,11 @@
 
 import asyncio
 import io
+import itertools
 import shutil
 import subprocess
 import tarfile
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from agent.admin import files
 from agent.admin.files import read_page
 from agent.admin.status import ReloadOutcome, ReloadStatus
 from agent.admin.stream import STREAMS_MAX
+from agent.relay.sources import Sources
 from agent.store.rejected import RejectedCounters
 from agent.store.spool_file import SpoolCounters
 from packages.build_page import is_built
@@ -34,6 +37,7 @@ from tests.integration.outage import Traffic
 from tests.integration.servers import influxd
 from tests.reference import figures
 from tests.unit.test_admin import Running, run
+from tests.unit.test_sources import message
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -396,5 +400,47 @@ def test_axe_finds_nothing_in_light_and_dark_wide_and_narrow(tmp_path: Path) -> 
                 found = await tab.evaluate(AXE_RUN)
                 assert found == [], f"{scheme}, {width} pixels"
                 await tab.screenshot(SCREENS / f"{scheme}-{width}.png")
+
+    on_a_page(tmp_path, body)
+
+
+SOURCES = (
+    "[...document.querySelectorAll('#tables section')]"
+    ".find((one) => one.textContent.includes('penstock fleet'))"
+)
+
+
+def test_a_relay_shows_who_sends_to_it_and_others_have_no_such_table(tmp_path: Path) -> None:
+    async def body(tab: Tab, running: Running, origin: str) -> None:
+        assert await tab.evaluate(f"{SOURCES}.checkVisibility()") is False
+        now = time.time_ns()
+        sources = running.service.relayed = Sources(now - 10**11)
+        evil = "edge<b>\u202e"
+        for number in (0, 1, 7):
+            sources.seen(message(number, agent="edge-1"), now)
+            sources.seen(message(number, agent=evil), now - 90 * 10**9)
+        running.service.sampler.tick(1001.0)
+        await tab.until("penstock.shown.fleet?.agents === 2")
+        # They are asked for beside the stream, and shown with the next second.
+        await tab.until("performance.getEntriesByName(location.origin + '/api/fleet?rings=0').length > 0")
+        seconds = itertools.count(1002)
+        while not await tab.evaluate("penstock.shown.sources?.length"):
+            running.service.sampler.tick(float(next(seconds)))
+            await tab.until(f"penstock.shown.id >= {running.service.sampler.number}")
+        assert await tab.evaluate(f"{SOURCES}.checkVisibility()") is True
+        # The one that is silent comes first, and its name is text.
+        names = f"[...{SOURCES}.querySelectorAll('tbody th')].map((one) => one.innerText)"
+        assert await tab.evaluate(names) == ["edge<b>\\u202e silent", "edge-1"]
+        verdict = await tab.evaluate("document.getElementById('verdict-box').textContent")
+        assert "1 of 2 agents that send here are silent." in verdict
+        document = await tab.evaluate(SHOWN)
+        shown = {one["at"]: one["text"] for one in document["figures"]}
+        assert shown["sources/edge-1/missing"] == "0" and shown["sources/edge-1/ring_count"] == "1"
+        for one in document["figures"]:
+            if one["at"].startswith("sources"):
+                assert one["text"] == figures.text(document["root"], one["at"], one["as"]), one
+        await tab.screenshot(SCREENS / "relay.png")
+        assert await tab.evaluate("violations") == []
+        assert_nothing_amiss(tab, origin)
 
     on_a_page(tmp_path, body)

@@ -32,7 +32,7 @@ def _walk(value: Any, names: list[str]) -> Iterator[Any]:
 
 
 def _name(element: dict[str, Any]) -> str:
-    return str(next(element[key] for key in ("name", "output", "writer", "lane") if key in element))
+    return str(next(element[key] for key in ("name", "output", "writer", "agent", "lane") if key in element))
 
 
 def _fixed(number: float, digits: int) -> str:

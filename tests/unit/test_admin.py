@@ -27,6 +27,7 @@ from agent.admin.status import OutputState, ReloadOutcome, ReloadStatus, Service
 from agent.config import Cardinality, Slo
 from agent.errors import ControlError
 from agent.objectives import Promised
+from agent.relay.sources import Sources
 from agent.sampler import Sampler
 from agent.sessions import Sessions
 from agent.store.rejected import RejectedCounters
@@ -82,6 +83,7 @@ class Service:
         self.promises = {"influx": Promised(young=0, on_time=0)}
         self.sampler = Sampler(self)
         self.watching = Sessions()
+        self.relayed: Sources | None = None
 
     def status(self) -> ServiceStatus:
         state = OutputState(
@@ -114,6 +116,9 @@ class Service:
 
     def promised(self) -> dict[str, Promised]:
         return self.promises
+
+    def sources(self) -> Sources | None:
+        return self.relayed
 
     def watched(self) -> Watched:
         return self.sampler.watched()

@@ -64,7 +64,7 @@ def test_every_command_explains_itself() -> None:
     assert set(commands) == {
         *("run", "check", "test", "config", "status", "reload", "spool", "rejected", "version"),
         *("tap", "capture", "replay"),
-        *("top", "send", "bench"),
+        *("top", "fleet", "send", "bench"),
         *("install", "uninstall"),
     }
     for name in commands:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from agent.config import Slo
 from agent.keeping import Keeper
 from agent.ledger import Ledger
 from agent.objectives import Promised
+from agent.relay.sources import Sources
 from agent.sampler import EVENTS_MAX, SAMPLES_MAX, Sampler
 from agent.vitals import ThreadTimes
 from tests.conftest import wait_until
+from tests.unit.test_sources import message
 from tests.unit.test_vitals import listener, output
 
 
@@ -29,6 +32,7 @@ class Service:
         self.outputs: tuple[OutputState, ...] = ()
         self.reloads = ReloadStatus()
         self.promises: dict[str, Promised] = {}
+        self.relayed: Sources | None = None
         self.sampler = Sampler(self)
         self.now = 500.0
 
@@ -67,6 +71,9 @@ class Service:
 
     def promised(self) -> dict[str, Promised]:
         return self.promises
+
+    def sources(self) -> Sources | None:
+        return self.relayed
 
     def watched(self) -> Watched:
         return self.sampler.watched()
@@ -254,3 +261,13 @@ def test_time_of_threads_adds_up_by_name_and_does_not_go_back_when_they_end() ->
     assert later["send-a-2"] >= found["send-a-2"]
     assert later["main"] >= found["main"]
     assert times.read()["send-a-2"] == later["send-a-2"]
+
+
+def test_a_relay_tells_how_many_send_to_it(service: Service) -> None:
+    assert service.tick()["fleet"] is None
+    service.relayed = Sources()
+    now = time.time_ns()
+    service.relayed.seen(message(0), now)
+    service.relayed.seen(message(1), now)
+    service.relayed.seen(message(0, agent="edge-2"), now - 100 * 10**9)
+    assert service.tick()["fleet"] == {"agents": 2, "silent": 1, "seen": 3}

@@ -8,6 +8,7 @@ const number = (title, place, as = "count") => ({ title, cell: (one) => figure(p
 
 const listener = (...rest) => (one) => at("listeners", one.name, ...rest);
 const output = (...rest) => (one) => at("outputs", one.name, ...rest);
+const source = (...rest) => (one) => at("sources", one.agent, ...rest);
 const objective = (...rest) => (one) => at("slo", one.output, ...rest);
 
 const TABLES = [
@@ -79,6 +80,23 @@ const TABLES = [
         const place = output("ledger", kind, "failing")(one);
         return h("span", { "data-if": place }, figure(place, "word"), " ");
       })),
+    ],
+  },
+  {
+    title: "Sources, as seen by this relay; 100 at most. “penstock fleet” asks all relays, and knows what is missing",
+    rows: (root) => root.sources ?? [],
+    key: (one) => one.agent,
+    columns: () => [
+      words("Agent", (one) => [label(one.agent), h("span.lost", { "data-if": source("silent")(one) }, " silent")]),
+      number("Rings", source("ring_count")),
+      number("Per second", source("rate"), "rate"),
+      number("p50", source("delay", "p50"), "duration"),
+      number("p99", source("delay", "p99"), "duration"),
+      number("Not seen here", source("missing")),
+      number("Late", source("late")),
+      number("Repeated", source("repeated")),
+      number("Duplicates", source("duplicates")),
+      number("Last seen", source("last_ns"), "age"),
     ],
   },
   {

@@ -11,7 +11,7 @@ const group = new Intl.NumberFormat("en");
 export const at = (...names) =>
   names.map((name) => (name === "*" ? name : encodeURIComponent(name).replaceAll("*", "%2A"))).join("/");
 
-const nameOf = (element) => element.name ?? element.output ?? element.writer ?? String(element.lane);
+const nameOf = (element) => element.name ?? element.output ?? element.writer ?? element.agent ?? String(element.lane);
 
 function inside(value, name) {
   if (value === null || typeof value !== "object") return [];

@@ -51,6 +51,9 @@ function* all(root, before) {
   yield* outputs(root);
   yield* objectives(root);
   yield* losses(root, before);
+  if (root.fleet?.silent) {
+    yield { level: "warn", change: "agents are silent", text: `${count(root.fleet.silent)} of ${count(root.fleet.agents)} agents that send here are silent.` };
+  }
   const { last } = root.reload;
   if (last && !last.applied) {
     yield { level: "warn", change: "a reload was refused", text: `The last reload was refused, the former configuration runs on: ${last.problems[0]}` };
