@@ -489,7 +489,9 @@ class Pipeline:
         assert self._stores is not None
         if self._poison is None:
             self._poison = self._stores.rejected(RELAY)
-        return Relay(self._carrier, self._relays.setdefault(number, RelayCounters()), self._poison, self.sources)
+        return Relay(
+            self._carrier, self._relays.setdefault(number, RelayCounters()), self._poison, self.sources
+        )
 
     def _route(self, config: OutputConfig, whole: Config, undo: ExitStack) -> Route:
         """*config* on the rings that it has already, or on new ones. Raises OutputError, OSError."""

@@ -6,24 +6,77 @@ run waits. Each line has a number and a time of its own: what was sent is in the
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlencode
 
 from tests.conftest import wait_until
-from tests.integration.agent_process import AgentProcess, free_port
-from tests.integration.servers import Influxd
+from tests.integration.agent_process import ROOT, AgentProcess, free_port
+from tests.integration.servers import Influxd, VictoriaMetrics
 from tests.integration.test_kill import kernel_drops
 
 _SO_RCVBUFFORCE = 33
 BUFFER_BYTES = 32 << 20
 LINES_PER_DATAGRAM = 10
 FIRST_NS = 1_700_000_000_000_000_000
+STEP_NS = 1_000_000
+"""VictoriaMetrics knows milliseconds."""
 PATIENCE_S = 120.0
+
+
+class Database:
+    """Where the relays deliver to."""
+
+    keys: str
+    """Of the relays' output."""
+
+    def stored(self, edges: int) -> list[int]:
+        """How many lines of each edge agent are there."""
+        raise NotImplementedError
+
+
+class InfluxDatabase(Database):
+    """InfluxDB 1. It takes no unsigned integers, so the relays read what they pass on."""
+
+    def __init__(self, server: Influxd) -> None:
+        self._server = server
+        self._name = server.create_database()
+        self.keys = f'type = "influxdb"\nversion = 1\nurl = "{server.url}"\ndatabase = "{self._name}"\n'
+
+    def stored(self, edges: int) -> list[int]:
+        found = [0] * edges
+        for series in self._server.query("SELECT COUNT(id) FROM load GROUP BY edge", self._name):
+            found[int(series["tags"]["edge"])] = series["values"][0][1]
+        return found
+
+
+class VictoriaDatabase(Database):
+    """VictoriaMetrics, in the place of an InfluxDB 2: bodies go through as they are.
+
+    Start it with ``-dedup.minScrapeInterval=1ms``, or what was sent twice counts twice.
+    """
+
+    def __init__(self, server: VictoriaMetrics) -> None:
+        self._server = server
+        self.keys = (
+            f'type = "influxdb"\nversion = 2\nurl = "{server.url}"\norg = "o"\nbucket = "b"\ntoken = "t"\n'
+        )
+
+    def stored(self, edges: int) -> list[int]:
+        self._server.flush()
+        query = urlencode({"query": "sum(count_over_time(load_id[10y])) by (edge)"})
+        answer = self._server.request("GET", f"/api/v1/query?{query}").json()
+        found = [0] * edges
+        for one in answer["data"]["result"]:
+            found[int(one["metric"]["edge"])] = int(one["value"][1])
+        return found
 
 
 class Fleet:
@@ -33,10 +86,9 @@ class Fleet:
     """
 
     def __init__(
-        self, folder: Path, server: Influxd, *, edges: int, relays: int, output: str, listener: str
+        self, folder: Path, database: Database, *, edges: int, relays: int, output: str, listener: str
     ) -> None:
-        self.server = server
-        self.database = server.create_database()
+        self.database = database
         self.sent = [0] * edges
         self._output, self._listener, self._folder = output, listener, folder
         self._stack = ExitStack()
@@ -117,10 +169,7 @@ class Fleet:
             {self._listener}
             [[output]]
             name = "db"
-            type = "influxdb"
-            version = 1
-            url = "{self.server.url}"
-            database = "{self.database}"
+            {self.database.keys}
             ring_bytes = "4MiB"
             retry_max = "500ms"
             spool = false
@@ -147,7 +196,7 @@ class Fleet:
                     while self.sent[edge] < due:
                         first = self.sent[edge]
                         lines = (
-                            f"load,edge={edge} id={number}i {FIRST_NS + number}\n"
+                            f"load,edge={edge} id={number}i {FIRST_NS + number * STEP_NS}\n"
                             for number in range(first, first + LINES_PER_DATAGRAM)
                         )
                         sender.sendto("".join(lines).encode(), address)
@@ -155,10 +204,7 @@ class Fleet:
 
     def stored(self) -> list[int]:
         """How many of each edge agent's lines the database has."""
-        found = [0] * len(self.sent)
-        for series in self.server.query("SELECT COUNT(id) FROM load GROUP BY edge", self.database):
-            found[int(series["tags"]["edge"])] = series["values"][0][1]
-        return found
+        return self.database.stored(len(self.sent))
 
     def go_on(self, lines: int) -> None:
         """Wait until so many more lines have been stored than are now."""
@@ -175,10 +221,22 @@ class Fleet:
 
     # ---- who sees what ----
 
-    def view(self, relays: Sequence[int] | None = None) -> dict[str, Any]:
+    def view(self) -> dict[str, Any]:
         """What ``penstock fleet --json`` makes of what the relays have seen."""
-        numbers = range(len(self.relays)) if relays is None else relays
-        urls = [word for number in numbers for word in ("--url", f"http://127.0.0.1:{self.ports[number]}")]
-        done = self.relays[0].command("fleet", "--json", *urls)
+        urls = [word for port in self.ports for word in ("--url", f"http://127.0.0.1:{port}")]
+        done = fleet_command("--json", *urls)
         assert done.returncode in (0, 1), done.stderr
         return dict(json.loads(done.stdout))
+
+    def check_view(self) -> None:
+        """All that the relays have seen, put together, has no gap; every agent is known."""
+        view = self.view()
+        assert {one["agent"] for one in view["sources"]} == {f"edge-{n}" for n in range(len(self.edges))}
+        for key in ("missing", "late", "unsure", "repeated", "duplicates", "redelivered"):
+            print(f"{key}: {sum(one[key] for one in view['sources'])}")
+        assert [one["missing"] for one in view["sources"]] == [0] * len(self.edges)
+
+
+def fleet_command(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "agent", "fleet", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -1,14 +1,16 @@
-"""A fleet through a cluster of NATS: whatever is killed of it, what the edges were sent gets to the database."""
+"""A fleet through a cluster of NATS: whatever is killed of it, what was sent gets to the database."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.integration.agent_process import AgentProcess, assert_balanced
-from tests.integration.fleet import Fleet
+from tests.integration.agent_process import AgentProcess, assert_balanced, listener
+from tests.integration.fleet import Database, Fleet, InfluxDatabase, VictoriaDatabase
 from tests.integration.nats_cluster import NatsCluster, NatsServer, nats_cluster
-from tests.integration.servers import influxd
+from tests.integration.servers import influxd, victoria_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -23,7 +25,7 @@ def output(cluster: NatsCluster) -> str:
     return f'type = "nats"\nservers = {cluster.urls}\nsubject = "{SUBJECT}"\n'
 
 
-def listener(cluster: NatsCluster) -> str:
+def listens(cluster: NatsCluster) -> str:
     hosts = ",".join(url.removeprefix("nats://") for url in cluster.urls)
     return f'address = "nats://{hosts}"\nstream = "{STREAM}"\nsubject = "{SUBJECT}"\n'
 
@@ -44,8 +46,19 @@ def kill_broker(fleet: Fleet, cluster: NatsCluster, server: NatsServer) -> None:
     fleet.wait_for(lambda: cluster.is_current(STREAM), "all servers have all of the stream again")
 
 
-def test_whatever_is_killed_every_line_arrives(tmp_path: Path) -> None:
-    with influxd(tmp_path) as server, nats_cluster(tmp_path, 3) as cluster:
+@contextmanager
+def database(kind: str, folder: Path) -> Iterator[Database]:
+    if kind == "read":
+        with influxd(folder) as server:
+            yield InfluxDatabase(server)
+    else:
+        with victoria_metrics(folder, "-dedup.minScrapeInterval=1ms") as victoria:
+            yield VictoriaDatabase(victoria)
+
+
+@pytest.mark.parametrize("kind", ["as it is", "read"])
+def test_whatever_is_killed_every_line_arrives(tmp_path: Path, kind: str) -> None:
+    with database(kind, tmp_path) as server, nats_cluster(tmp_path, 3) as cluster:
         cluster.add_stream(STREAM, ["penstock.>"], replicas=3)
         with Fleet(
             tmp_path,
@@ -53,7 +66,7 @@ def test_whatever_is_killed_every_line_arrives(tmp_path: Path) -> None:
             edges=EDGES,
             relays=RELAYS,
             output=output(cluster),
-            listener=listener(cluster),
+            listener=listens(cluster),
         ) as fleet:
             fleet.load(LINES_PER_S)
             fleet.go_on(EDGES * LINES_PER_S)
@@ -68,4 +81,7 @@ def test_whatever_is_killed_every_line_arrives(tmp_path: Path) -> None:
             print(f"{sum(fleet.sent)} lines of {EDGES} agents, every one stored")
             for agent in (*fleet.edges, *fleet.relays):
                 assert_balanced(agent.status())
+            relays = [listener(agent.status(), "broker")["relay"] for agent in fleet.relays]
+            read, carried = (sum(one[key] for one in relays) for key in ("metrics", "carried"))
+            assert read > 0 and carried == (read if kind == "as it is" else 0)
             fleet.check_view()
