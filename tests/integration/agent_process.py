@@ -383,7 +383,7 @@ def assert_balanced(status: Status) -> None:
         assert one["written"] == sum(ring["written"] for ring in one["rings"])
         decided = one["delivered"] + one["rejected"] + one["merged"] + sum(one["dropped"].values())
         brought = one["restored"] + one["carried"] + one["written"]
-            assert brought == decided + one["spooled"] + one["waiting"], one
+        assert brought == decided + one["spooled"] + one["waiting"], one
         if spool := one["spool"]:
             gone = spool["decided"] + sum(spool["dropped"].values())
             assert spool["restored"] + spool["stored"] == gone + spool["metrics"] == gone + one["spooled"], (
