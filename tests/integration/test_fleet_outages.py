@@ -1,8 +1,8 @@
 """One part of a fleet after the other is gone for a while: what was sent gets to the database all the same.
 
-The broker is gone: the edges keep their batches in their spools. The relay is gone: the broker keeps them. The
-database is gone: the relay keeps a few, pauses, and the broker keeps the rest. Each has a fleet of its own, and
-they go on side by side, so that a minute of each takes a minute.
+The broker is gone: the edges keep their batches in their spools. The relay is gone: the broker keeps them.
+The database is gone: the relay keeps a few, pauses, and the broker keeps the rest. Each has a fleet of its
+own, and they go on side by side, so that a minute of each takes a minute.
 """
 
 from collections.abc import Callable, Iterator
