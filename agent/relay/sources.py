@@ -166,9 +166,10 @@ class Sources:
         self._forgotten_agents = self._forgotten_rings = self._forgotten_slots = 0
 
     def seen(self, message: Message, now_ns: int, duplicate: bool = False, redelivered: bool = False) -> None:
-        """A message has come: *duplicate* if it has been decided before, *redelivered* if the broker says so.
+        """A message has come: *duplicate* if it has been decided before, *redelivered* if it has come before.
 
-        Once for each, whatever becomes of it. Any thread; some microseconds.
+        Where the broker does not say that, whoever reads a place of its log once more knows it. Once for
+        each, whatever becomes of it. Any thread; some microseconds.
         """
         place, payload = message.place, message.payload
         size = len(payload.data)
