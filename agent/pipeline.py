@@ -41,6 +41,7 @@ from agent.bursts import Bursts
 from agent.captures import Known
 from agent.config import Config, Listen, ServerOutput
 from agent.config import Output as OutputConfig
+from agent.config_values import BROKER_SCHEMES
 from agent.delivery.task import Watching
 from agent.door import (
     HOST,
@@ -94,9 +95,6 @@ logger = logging.getLogger(__name__)
 
 SOCKET_DRAIN_S = 2.0
 """How long a lane reads on at stop. Nothing more arrives then, so this is for the case that it crawls."""
-
-BROKERS = ("nats://", "kafka://")
-"""What addresses of listeners begin with that take messages of other agents."""
 
 RESTART_KEYS = ("lanes", "runtime_dir", "state_dir")
 """Keys of ``[agent]`` that only a restart changes: rings, lanes and what lies on the disk hang on them."""
@@ -260,7 +258,9 @@ class Pipeline:
     def relays(self) -> bool:
         """Whether a listener takes messages of other agents from a broker."""
         config = self.layout.config
-        return config is not None and any(one.address.startswith(BROKERS) for one in config.listen)
+        return config is not None and any(
+            one.address.partition("://")[0] in BROKER_SCHEMES for one in config.listen
+        )
 
     def promised(self, within: float) -> dict[str, Promised]:
         """What each output still has *within* seconds for: see :mod:`agent.objectives`."""

@@ -9,12 +9,10 @@ import os
 import platform
 import threading
 import time
-from array import array
 from bisect import bisect_left
 from collections import OrderedDict, deque
 from typing import NamedTuple
 
-from agent.batch_id import Place
 from agent.relay.fleet import BUCKETS, Fleet, Ring, Source, delay_of, is_silent
 from agent.relay.intervals import GRACE_NS, Intervals, Lacking
 from agent.relay.message import Message
@@ -27,8 +25,8 @@ INTERVALS_MAX = 4096
 """Of a ring, while there are few rings."""
 INTERVALS_TOTAL = 1 << 18
 
-_PLACES_MAX = 64
-"""The last batches of an agent are known by their slots: parts of one have all of them."""
+_BATCHES_MAX = 64
+"""The last batches of an agent are known by their ids, which parts of one share."""
 
 _KEPT_NS = 86_400 * 10**9
 """An agent that is silent for so long is forgotten, and so is a hole that old."""
@@ -61,44 +59,60 @@ class _Ring:
 
 
 class _Minute:
-    """Metrics and delays of the last minute, in periods: (which, metrics, messages by bucket of delay)."""
+    """Metrics and delays of the last minute, in periods."""
 
-    __slots__ = ("_metrics", "_periods")
+    __slots__ = ("_delays", "_metrics", "_periods")
 
     def __init__(self) -> None:
-        self._periods: deque[tuple[int, array[int]]] = deque(maxlen=_PERIODS + 1)
+        self._periods: deque[int] = deque(maxlen=_PERIODS + 1)
         self._metrics: deque[int] = deque(maxlen=_PERIODS + 1)
+        # Messages by bucket, of which a period has few.
+        self._delays: deque[dict[int, int]] = deque(maxlen=_PERIODS + 1)
 
     def add(self, now_ns: int, metrics: int, delay: float | None) -> None:
         period = now_ns // _PERIOD_NS
         # A clock that is stepped back goes on in the period that it was in.
-        if not self._periods or self._periods[-1][0] < period:
-            self._periods.append((period, array("L", bytes(array("L").itemsize * (len(BUCKETS) + 1)))))
+        if not self._periods or self._periods[-1] < period:
+            self._periods.append(period)
             self._metrics.append(0)
+            self._delays.append({})
         self._metrics[-1] += metrics
         if delay is not None:
-            self._periods[-1][1][bisect_left(BUCKETS, delay)] += 1
+            delays, bucket = self._delays[-1], bisect_left(BUCKETS, delay)
+            delays[bucket] = delays.get(bucket, 0) + 1
 
     def rate(self, now_ns: int, first_ns: int) -> float:
         """Metrics a second, of an agent that was first seen at *first_ns*."""
         oldest = now_ns // _PERIOD_NS - _PERIODS
         pairs = zip(self._periods, self._metrics, strict=True)
-        metrics = sum(metrics for (period, _), metrics in pairs if period >= oldest)
+        metrics = sum(metrics for period, metrics in pairs if period >= oldest)
         return metrics / max(1.0, (now_ns - max(first_ns, oldest * _PERIOD_NS)) / 1e9)
 
     def delays(self, now_ns: int) -> dict[str, int]:
-        oldest = now_ns // _PERIOD_NS - _PERIODS
-        counted = [counts for period, counts in self._periods if period >= oldest]
-        sums = enumerate(map(sum, zip(*counted, strict=True)))
-        return {str(bucket): count for bucket, count in sums if count}
+        """Messages by bucket."""
+        oldest, counts = now_ns // _PERIOD_NS - _PERIODS, dict[str, int]()
+        for period, delays in zip(self._periods, self._delays, strict=True):
+            for bucket, count in delays.items() if period >= oldest else ():
+                counts[str(bucket)] = counts.get(str(bucket), 0) + count
+        return counts
 
 
 class _Agent:
     """All that is known of one agent."""
 
     __slots__ = (
-        *("_places", "_sampled_ns", "duplicates", "first_ns", "last_delay", "last_ns", "messages", "metrics"),
-        *("bytes", "minute", "pause", "redelivered", "repeated", "rings", "since_ns", "unplaced"),
+        *("_batches", "_sampled_ns", "bytes", "duplicates", "first_ns", "last_delay", "last_ns"),
+        *(
+            "messages",
+            "metrics",
+            "minute",
+            "pause",
+            "redelivered",
+            "repeated",
+            "rings",
+            "since_ns",
+            "unplaced",
+        ),
     )
 
     def __init__(self, now_ns: int, since_ns: int) -> None:
@@ -110,7 +124,7 @@ class _Agent:
         self.pause = 0.0
         self.last_delay: float | None = None
         self.minute = _Minute()
-        self._places: OrderedDict[Place, None] = OrderedDict()
+        self._batches: dict[str, None] = {}
 
     def come(self, now_ns: int, oldest_ns: int, metrics: int) -> None:
         """A message has come, with so many *metrics* that had not come before."""
@@ -124,14 +138,14 @@ class _Agent:
             self.last_delay = max(now_ns - oldest_ns, 0) / 1e9
         self.minute.add(now_ns, metrics, self.last_delay if oldest_ns else None)
 
-    def knows(self, place: Place) -> bool:
-        """Whether a batch of just these slots has come lately; from now on it has."""
-        places = self._places
-        if place in places:
+    def knows(self, batch: str) -> bool:
+        """Whether a part of that batch has come lately; from now on it has."""
+        batches = self._batches
+        if batch in batches:
             return True
-        places[place] = None
-        if len(places) > _PLACES_MAX:
-            places.popitem(last=False)
+        batches[batch] = None
+        if len(batches) > _BATCHES_MAX:
+            del batches[next(iter(batches))]
         return False
 
 
@@ -152,9 +166,10 @@ class Sources:
         self._forgotten_agents = self._forgotten_rings = self._forgotten_slots = 0
 
     def seen(self, message: Message, now_ns: int, duplicate: bool = False, redelivered: bool = False) -> None:
-        """A message has come: *duplicate* if it has been decided before, *redelivered* if the broker says so.
+        """A message has come: *duplicate* if it has been decided before, *redelivered* if it has come before.
 
-        Once for each, whatever becomes of it. Any thread; some microseconds.
+        Where the broker does not say that, whoever reads a place of its log once more knows it. Once for
+        each, whatever becomes of it. Any thread; some microseconds.
         """
         place, payload = message.place, message.payload
         size = len(payload.data)
@@ -179,7 +194,7 @@ class Sources:
             again = ring.seen.add(place.first, place.first + place.slots, now_ns, oldest_ns)
             if len(ring.seen) > self._intervals_max:
                 self._forgotten_slots += ring.seen.keep(self._intervals_max)
-            known = agent.knows(place)
+            known = agent.knows(message.batch)
             if duplicate:
                 ring.duplicates += 1
                 return

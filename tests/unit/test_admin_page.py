@@ -96,6 +96,7 @@ def test_all_answers_have_the_headers(tmp_path: Path) -> None:
                 "/readyz",
                 "/metrics",
                 "/api/status",
+                "/api/fleet",
                 "/api/stream",
                 "/no",
             ):

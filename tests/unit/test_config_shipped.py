@@ -3,11 +3,14 @@
 import re
 import tomllib
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+from click.testing import CliRunner
 from msgspec import Struct
 from msgspec.structs import fields
 
+from agent.cli import cli
 from agent.config import (
     Agent,
     Cardinality,
@@ -38,6 +41,8 @@ from agent.config_arrays import Named
 from agent.config_kinds import Duration, Inner, Size
 from agent.config_schema import OUTPUT_TYPES, Table, kinds
 from agent.config_table import Array
+from agent.config_values import parse_listen_address
+from tests.reference.scale import FIGURES
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 REFERENCE = (CONFIGS / "penstock.toml").read_text()
@@ -202,3 +207,39 @@ def test_the_demo_needs_nothing_but_a_folder() -> None:
     assert config.agent == Agent(state_dir="./penstock-data/state", runtime_dir="./penstock-data/run")
     assert config.listen == (Listen(address="udp://127.0.0.1:8089"),)
     assert config.output == (FileOutput(name="files", path="./penstock-data/out"),)
+
+
+@pytest.mark.parametrize("broker", ["nats", "kafka"])
+def test_the_two_ends_of_a_broker_fit_and_need_nothing_but_their_secrets(
+    broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("nats_password", "kafka_password", "admin_token", "token")
+    for name in names:
+        (tmp_path / name).write_text(f"s3cret {name}"[:16].replace(" ", "_"))
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    edge, relay = (
+        CliRunner().invoke(cli, ["check", "-c", str(CONFIGS / f"{end}-{broker}.toml")])
+        for end in ("edge", "relay")
+    )
+    for done in (edge, relay):
+        assert done.exit_code == 0, done.output
+    sent, taken = (load(CONFIGS / f"{end}-{broker}.toml") for end in ("edge", "relay"))
+    [output], [listen] = sent.output, taken.listen
+    brokers = parse_listen_address(listen.address).brokers
+    if isinstance(output, NatsOutput):
+        assert (output.stream, output.subject) == (listen.stream, "metrics.{agent}")
+        assert listen.subject == "metrics.>"
+        servers = [urlsplit(one).netloc for one in output.servers]
+        assert servers == [f"{host}:{port}" for host, port in brokers]
+    else:
+        assert isinstance(output, KafkaOutput)
+        assert (output.topic, output.brokers) == (
+            listen.topic,
+            tuple(f"{host}:{port}" for host, port in brokers),
+        )
+    # What a batch is at the edge goes to the database as it is, so many at once as the page says.
+    [database] = taken.output
+    assert isinstance(database, InfluxOutput)
+    assert database.max_concurrency * sent.flush.batch_lines / 0.05 >= FIGURES.relay_metrics
+    assert output.spool is not None and output.spool.max_bytes == FIGURES.spool_bytes
+    assert database.spool is None
