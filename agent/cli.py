@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import click
 
@@ -260,19 +259,24 @@ def _hints(config: "Config") -> Iterator[str]:
             looks.insert(0, output.url)
     if looks:
         yield "Look at:  " + ", ".join(looks)
+    from agent.config_values import parse_listen_address
+
     for listen in config.listen[:1]:
-        yield "Try:      " + _line_to_try(listen.address, listen.format)
+        if not parse_listen_address(listen.address).brokers:
+            yield "Try:      " + _line_to_try(listen.address, listen.format)
 
 
 def _line_to_try(address: str, format: str) -> str:
     line = "echo 'demo,host=me value=1'" if format == "line" else "echo 'demo:1|c|#host:me'"
-    parts = urlsplit(address)
+    from agent.config_values import parse_listen_address
+
+    parts = parse_listen_address(address)
     # A stream ends with what is sent; a datagram has no end to wait for.
     nc = "nc -u -w0" if parts.scheme in ("udp", "unixgram") else "nc -N"
     if parts.path:
         return f"{line} | {nc} -U {parts.path}"
     # What is bound to every address is reached on the loopback.
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(parts.hostname or "", parts.hostname)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(parts.host, parts.host)
     return f"{line} | {nc} {host} {parts.port}"
 
 

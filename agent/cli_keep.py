@@ -21,7 +21,7 @@ from agent.cli_options import Owner, agent_folder, config_option, control_socket
 from agent.errors import EXIT_FAILURE, ControlError, NoAgentError, StoreError
 
 if TYPE_CHECKING:
-    from agent.config import Config, HttpOutput, SpoolTable
+    from agent.config import Config, ServerOutput, SpoolTable
     from agent.keeping import Keeper
 
 GROUPS = (spool, rejected)
@@ -279,7 +279,7 @@ class _Agent:
 
 @contextmanager
 def _in_its_place(
-    output: str, state_dir: Path, table: "HttpOutput | None"
+    output: str, state_dir: Path, table: "ServerOutput | None"
 ) -> Iterator[tuple["Keeper", Owner]]:
     """The folders of an output, where no agent is running; without *table*, no limits are enforced."""
     from agent.config import RejectedTable
@@ -290,7 +290,7 @@ def _in_its_place(
 
     spool_table = _endless() if table is None else table.spool
     rejected_table = RejectedTable(max_bytes=1 << 60, max_age=1e12) if table is None else table.rejected
-    target = table.url if table is not None else ""
+    target = table.target if table is not None else ""
     command = " ".join(["penstock", *sys.argv[1:3]])
     # What goes wrong is told by the command; log lines would only repeat it.
     logging.getLogger("agent").addHandler(logging.NullHandler())
@@ -313,11 +313,11 @@ def _endless() -> "SpoolTable":
     return SpoolTable(max_bytes=1 << 60, max_age=1e12, min_free_space=0)
 
 
-def _kept_output(config: "Config", output: str) -> "HttpOutput":
-    from agent.config import HttpOutput
+def _kept_output(config: "Config", output: str) -> "ServerOutput":
+    from agent.config import ServerOutput
 
     for one in config.output:
-        if one.name == output and isinstance(one, HttpOutput):
+        if one.name == output and isinstance(one, ServerOutput):
             return one
     raise StoreError(f"{output}: is no output of the configuration that keeps anything on disk")
 

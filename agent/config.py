@@ -28,6 +28,7 @@ from agent.config_rules import Shape as Shape
 from agent.config_rules import ShapeTag as ShapeTag
 from agent.config_schema import OUTPUT_TYPE, OUTPUT_TYPES, Table, kinds
 from agent.config_schema import Agent as Agent
+from agent.config_schema import BrokerOutput as BrokerOutput
 from agent.config_schema import Config as Config
 from agent.config_schema import Destination as Destination
 from agent.config_schema import FileOutput as FileOutput
@@ -36,12 +37,15 @@ from agent.config_schema import Flush as Flush
 from agent.config_schema import Host as Host
 from agent.config_schema import HttpOutput as HttpOutput
 from agent.config_schema import InfluxOutput as InfluxOutput
+from agent.config_schema import KafkaOutput as KafkaOutput
 from agent.config_schema import Listen as Listen
 from agent.config_schema import Log as Log
+from agent.config_schema import NatsOutput as NatsOutput
 from agent.config_schema import NullOutput as NullOutput
 from agent.config_schema import Output as Output
 from agent.config_schema import RejectedTable as RejectedTable
 from agent.config_schema import RemoteWriteOutput as RemoteWriteOutput
+from agent.config_schema import ServerOutput as ServerOutput
 from agent.config_schema import Slo as Slo
 from agent.config_schema import SpoolTable as SpoolTable
 from agent.config_source import UNFILLED, Source, join, read_tree

@@ -5,19 +5,24 @@ A key that is wrong in itself has been reported before; nothing is said here abo
 
 import os
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
+from agent.config_broker_kinds import AGENT, KafkaConsumerOptions, NatsOptions, Options
 from agent.config_schema import (
     EXPIRE_INTERVALS_MAX,
     FORMAT_KEYS,
     SCHEME_FORMATS,
     SCHEME_KEYS,
+    BrokerOutput,
     FileOutput,
     HttpOutput,
     InfluxOutput,
+    KafkaOutput,
     RemoteWriteOutput,
+    ServerOutput,
     Table,
     strangers,
 )
@@ -43,6 +48,17 @@ _VERSIONS: dict[str, tuple[int, ...]] = {
     "password": (1,),
 }
 _REQUIRED = {1: ("database",), 2: ("org", "bucket"), 3: ("database",)}
+
+
+_TLS_KEYS = ("ca", "cert", "key", "insecure_skip_verify")
+
+# What speaks with a broker is there if the extra of its name was installed.
+_LIBRARIES = {"nats": ("nats", "nats-py"), "kafka": ("confluent_kafka", "confluent-kafka")}
+_LISTEN_OPTIONS: Mapping[str, Options] = {"nats": NatsOptions(), "kafka": KafkaConsumerOptions()}
+_LISTEN_REQUIRED = {
+    "nats": ("subject", 'the subject of the messages, such as "metrics.>"'),
+    "kafka": ("topic", "the topic that the messages are in"),
+}
 
 
 SCHEME_INSTEAD = {
@@ -111,6 +127,8 @@ def check(source: Source, flush: Section, listen: list[Section], output: list[Se
     for section in listen:
         _check_listen(source, section)
         _check_listen_tls(source, section)
+        _check_listen_broker(source, section)
+    _check_groups(source, output)
     for section in output:
         _check_room(source, flush, section)
         if section.sure("shard", "shard_group") and section.table.shard_group and not section.table.shard:
@@ -121,6 +139,9 @@ def check(source: Source, flush: Section, listen: list[Section], output: list[Se
             _check_one_authorization(source, section)
         if isinstance(section.table, HttpOutput):
             _check_credentials(source, section)
+        if isinstance(section.table, BrokerOutput):
+            _check_broker(source, section)
+        if isinstance(section.table, ServerOutput):
             _check_tls(source, section)
             _check_retry(source, section)
             _check_spool(source, flush, section)
@@ -166,7 +187,10 @@ def _bound_address(section: Section) -> str:
     """What two listeners cannot both be bound to; empty for port 0, which stands for any free one."""
     if not section.sure("address"):
         return ""
-    scheme, host, port, path = parse_listen_address(section.table.address)
+    scheme, host, port, path, brokers = parse_listen_address(section.table.address)
+    if brokers:
+        # Several groups may read what one broker has.
+        return ""
     if path:
         return os.path.normpath(path)
     try:
@@ -216,12 +240,83 @@ def _check_listen(source: Source, section: Section) -> None:
 
 def _check_listen_tls(source: Source, section: Section) -> None:
     table = section.table
-    for key in ("cert", "key", "client_ca"):
+    for key in ("cert", "key", "client_ca", "ca"):
         if section.sure(key) and getattr(table, key):
             _check_readable(source, section, key)
     for key in ("key", "client_ca"):
         if section.sure("cert", key) and getattr(table, key) and not table.cert:
             source.report(f"{section.path}.cert", f'is missing; "{key}" needs it')
+
+
+def _check_listen_broker(source: Source, section: Section) -> None:
+    """What is known only with the scheme: which key and which options a broker's listener must have."""
+    scheme = parse_listen_address(section.table.address).scheme if section.sure("address") else ""
+    if scheme not in _LISTEN_OPTIONS:
+        return
+    _check_library(source, f"{section.path}.address", scheme)
+    key, wanted = _LISTEN_REQUIRED[scheme]
+    if section.sure(key) and not getattr(section.table, key):
+        source.report(f"{section.path}.{key}", f"is missing; wanted {wanted}")
+    if section.sure("options"):
+        for name, text in section.table.options.items():
+            if problem := _LISTEN_OPTIONS[scheme].wrong(name, text):
+                source.report(f"{section.path}.options", problem)
+        if scheme == "kafka":
+            _check_protocol(source, section)
+
+
+def _check_broker(source: Source, section: Section) -> None:
+    table = section.table
+    _check_library(source, f"{section.path}.type", table.type)
+    for key in ("compression", "compression_level"):
+        if section.sure("format", key) and table.format == "protobuf" and key in section.given:
+            source.report(
+                f"{section.path}.{key}",
+                'is for format = "line" only, protobuf is in snappy always; remove it',
+            )
+    if isinstance(table, KafkaOutput):
+        if section.sure("options"):
+            _check_protocol(source, section)
+        rest = table.message_key.replace(AGENT, "")
+        if section.sure("message_key") and ("{" in rest or "}" in rest):
+            key = section.quoted("message_key")
+            source.report(f"{section.path}.message_key", f"got {key}; braces stand in {quote(AGENT)} only")
+
+
+def _check_library(source: Source, path: str, name: str) -> None:
+    module, library = _LIBRARIES[name]
+    if find_spec(module) is None:
+        source.report(path, f"needs {library}, which is not installed: pip install 'penstock[{name}]'")
+
+
+def _check_protocol(source: Source, section: Section) -> None:
+    """librdkafka does not say that it leaves out what is not of its protocol."""
+    options = section.table.options
+    protocol = options.get("security.protocol", "").lower()
+    tls = [key for key in _TLS_KEYS if section.sure(key) and getattr(section.table, key)]
+    sasl = sorted(name for name in options if name.startswith("sasl."))
+    if sasl and not protocol.startswith("sasl_"):
+        source.report(
+            f"{section.path}.options",
+            f'{quote(sasl[0])} is of no use without "security.protocol", "SASL_SSL" or "SASL_PLAINTEXT"',
+        )
+    for key in tls if protocol.endswith("plaintext") else ():
+        source.report(f"{section.path}.{key}", 'is for TLS, which "security.protocol" turns off')
+
+
+def _check_groups(source: Source, output: list[Section]) -> None:
+    """The outputs of a group share one thing."""
+    first: dict[str, Section] = {}
+    for section in output:
+        if not section.sure("shard", "shard_group") or not section.table.shard:
+            continue
+        other = first.setdefault(section.table.shard_group, section)
+        if other.table.shard != section.table.shard:
+            source.report(
+                f"{section.path}.shard",
+                f"is {section.quoted('shard')}, and {other.quoted('shard')} in {other.path}: "
+                "the outputs of a group share either series or measurements",
+            )
 
 
 def _check_readable(source: Source, section: Section, key: str) -> None:
@@ -279,8 +374,8 @@ def _check_one_authorization(source: Source, section: Section) -> None:
 
 def _check_tls(source: Source, section: Section) -> None:
     table = section.table
-    plain = section.sure("url") and urlsplit(table.url).scheme == "http"
-    for key in ("ca", "cert", "key", "insecure_skip_verify"):
+    plain = isinstance(table, HttpOutput) and section.sure("url") and urlsplit(table.url).scheme == "http"
+    for key in _TLS_KEYS:
         value = getattr(table, key)
         if not section.sure(key) or not value:
             continue

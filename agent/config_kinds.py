@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from agent.config_values import (
+    BROKER_SCHEMES,
     CONTROL,
     LISTEN_ADDRESSES,
     Filled,
@@ -414,10 +415,16 @@ class ListenAddress(Text):
         super().__init__(wanted=LISTEN_ADDRESSES, empty=False)
 
     def check(self, text: str) -> None:
+        # Never quoted, since a password may stand before the "@".
+        if text.startswith(_BROKERS) and "@" in text:
+            raise ValueError('no user or password may stand in the address; use "options" for them')
         try:
             parse_listen_address(text)
         except ValueError as error:
             raise ValueError(f"{quote(text)}: {_unless_filled(text, error, self.wanted)}") from None
+
+
+_BROKERS = tuple(f"{scheme}://" for scheme in BROKER_SCHEMES)
 
 
 class HostPort(Text):

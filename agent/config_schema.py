@@ -5,15 +5,22 @@ appear as ``***`` in a struct's ``repr``.
 """
 
 import os
+import re
+import socket
 from collections.abc import Mapping
-from ipaddress import ip_address
-from typing import Annotated, ClassVar, Literal
-from urllib.parse import urlsplit
+from typing import Annotated
 
 from msgspec import Struct, field
 from msgspec.structs import force_setattr, replace
 
-from agent.config_globs import Globs, TagGlobs
+from agent.config_broker_kinds import (
+    STREAM_NAME,
+    STREAM_NAME_WANTED,
+    TOPIC,
+    TOPIC_WANTED,
+    Options,
+    Subject,
+)
 from agent.config_guards import Cardinality, Collisions, Types
 from agent.config_kinds import (
     Choice,
@@ -21,9 +28,7 @@ from agent.config_kinds import (
     Duration,
     Durations,
     Flag,
-    Headers,
     HostPort,
-    Inner,
     Integer,
     IntegerOrAuto,
     ListenAddress,
@@ -35,14 +40,29 @@ from agent.config_kinds import (
     Tags,
     Text,
     Texts,
-    Url,
 )
 from agent.config_networks import Networks
+from agent.config_outputs import OUTPUT_TYPE as OUTPUT_TYPE
+from agent.config_outputs import OUTPUT_TYPES as OUTPUT_TYPES
+from agent.config_outputs import BrokerOutput as BrokerOutput
+from agent.config_outputs import Destination as Destination
+from agent.config_outputs import FileOutput as FileOutput
+from agent.config_outputs import FilterTable as FilterTable
+from agent.config_outputs import HttpOutput as HttpOutput
+from agent.config_outputs import InfluxOutput as InfluxOutput
+from agent.config_outputs import KafkaOutput as KafkaOutput
+from agent.config_outputs import NatsOutput as NatsOutput
+from agent.config_outputs import NullOutput as NullOutput
+from agent.config_outputs import Output as Output
+from agent.config_outputs import RejectedTable as RejectedTable
+from agent.config_outputs import RemoteWriteOutput as RemoteWriteOutput
+from agent.config_outputs import ServerOutput as ServerOutput
+from agent.config_outputs import SpoolTable as SpoolTable
 from agent.config_rules import METRIC_TYPES as METRIC_TYPES
 from agent.config_rules import Map, Shape
 from agent.config_table import Table as Table
 from agent.config_table import kinds as kinds
-from agent.config_values import GIB, KIB, MIB, parse_duration
+from agent.config_values import KIB, MIB, parse_duration
 
 
 def _processors() -> int:
@@ -52,6 +72,14 @@ def _processors() -> int:
 class Agent(Table, frozen=True, kw_only=True):
     """``[agent]``: what concerns the whole process."""
 
+    id: Annotated[
+        str,
+        Text(
+            pattern=r"[\x21-\x7e]{1,256}",
+            wanted="1 to 256 letters, digits and other characters of ASCII, without spaces",
+        ),
+    ] = ""
+    """By which relays know this agent; empty: the name of the host, see :attr:`known_as`."""
     tags: Annotated[dict[str, str], Tags()] = field(default_factory=dict)
     state_dir: Annotated[str, Text(wanted="the path of a folder", empty=False)] = "/var/lib/penstock"
     runtime_dir: Annotated[str, Text(wanted="the path of a folder", empty=False)] = "/run/penstock"
@@ -63,6 +91,11 @@ class Agent(Table, frozen=True, kw_only=True):
     drain_timeout: Annotated[float, Duration("0s", "1h")] = 30.0
     self_metrics: Annotated[bool, Flag()] = False
     capture_ring: Annotated[int, Size("0B", "1GiB")] = 0
+
+    @property
+    def known_as(self) -> str:
+        """By what name relays know this agent."""
+        return self.id or re.sub(r"[^\x21-\x7e]", "_", socket.gethostname())[:256] or "unknown"
 
 
 class Log(Table, frozen=True, kw_only=True):
@@ -144,6 +177,18 @@ class Listen(Table, frozen=True, kw_only=True):
     max_sources: Annotated[int, Integer(16, 10_000_000)] = 16_384
     sources: Annotated[tuple[str, ...], Networks()] = ()
     """Networks; empty means all."""
+    stream: Annotated[str, Text(pattern=STREAM_NAME, wanted=STREAM_NAME_WANTED, chars_max=255)] = ""
+    """Empty means the one that has the subject."""
+    subject: Annotated[str, Subject(empty=True)] = ""
+    durable: Annotated[
+        str, Text(pattern=STREAM_NAME, wanted=STREAM_NAME_WANTED, empty=False, chars_max=255)
+    ] = "penstock"
+    topic: Annotated[str, Text(pattern=TOPIC, wanted=TOPIC_WANTED)] = ""
+    group: Annotated[str, Text(empty=False, chars_max=255)] = "penstock"
+    max_in_flight: Annotated[int, Size("64KiB", "64GiB")] = 64 * MIB
+    ca: Annotated[str, Text(wanted="the path of a file")] = ""
+    insecure_skip_verify: Annotated[bool, Flag()] = False
+    options: Annotated[dict[str, str], Options()] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -185,13 +230,17 @@ _DATAGRAM = ("receive_buffer", "max_datagram")
 _LANE = ("format", "precision")
 _STREAM = ("max_connections", "idle_timeout")
 _TLS = ("cert", "key", "client_ca")
+_RATES = ("rate", "source_rate", "burst", "max_sources")
+_BROKER = ("max_in_flight", "options", "ca", "cert", "key", "insecure_skip_verify")
 
 SCHEME_KEYS: Mapping[str, tuple[str, ...]] = {
-    "udp": (*_LANE, *_DATAGRAM, "gro", "sources"),
-    "tcp": (*_LANE, *_STREAM, *_TLS, "sources"),
-    "unixgram": (*_LANE, *_DATAGRAM, "mode", "owner"),
-    "unix": (*_LANE, *_STREAM, "max_datagram", "mode", "owner"),
-    "http": (*_STREAM, *_TLS, "tokens", "max_body", "database_tag", "bucket_tag", "sources"),
+    "udp": (*_LANE, *_RATES, *_DATAGRAM, "gro", "sources"),
+    "tcp": (*_LANE, *_RATES, *_STREAM, *_TLS, "sources"),
+    "unixgram": (*_LANE, *_RATES, *_DATAGRAM, "mode", "owner"),
+    "unix": (*_LANE, *_RATES, *_STREAM, "max_datagram", "mode", "owner"),
+    "http": (*_RATES, *_STREAM, *_TLS, "tokens", "max_body", "database_tag", "bucket_tag", "sources"),
+    "nats": (*_BROKER, "stream", "subject", "durable"),
+    "kafka": (*_BROKER, "topic", "group"),
 }
 """Keys of a listener that not all schemes of addresses have."""
 
@@ -256,150 +305,6 @@ class Slo(Table, frozen=True, kw_only=True):
     """0 means none."""
     within: Annotated[float, Duration("1ms", "1d")] = 1.0
     window: Annotated[float, Duration("6h", "365d")] = 30 * 86400.0
-
-
-class FilterTable(Table, frozen=True, kw_only=True):
-    """``[output.filter]``: which metrics an output gets."""
-
-    measurement: Annotated[tuple[str, ...], Globs()] = ()
-    tag: Annotated[dict[str, tuple[str, ...]], TagGlobs()] = field(default_factory=dict)
-
-
-class Destination(Table, frozen=True, kw_only=True):
-    """What every ``[[output]]`` has, whatever its type."""
-
-    name: Annotated[
-        str,
-        Text(
-            # Also the name of a folder, which "." and ".." cannot be.
-            pattern=r"(?!\.{1,2}\Z)[A-Za-z0-9_.-]+",
-            wanted="letters, digits, and any of _.-",
-            empty=False,
-            chars_max=64,
-        ),
-    ]
-    ring_bytes: Annotated[int, Size("64KiB", "64GiB")] = 64 * MIB
-    shard: Annotated[str, Choice("series", empty=True)] = ""
-    """``series``: of the outputs of its group one gets each series; empty: it gets all of them."""
-    shard_group: Annotated[str, Text(chars_max=256)] = ""
-    filter: Annotated[FilterTable, Inner(FilterTable)] = FilterTable()
-
-
-class SpoolTable(Table, frozen=True, kw_only=True):
-    """``[output.spool]``: the queue on disk of one output."""
-
-    max_bytes: Annotated[int, Size("64KiB", "1024TiB")] = 10 * GIB
-    max_age: Annotated[float, Duration("1s", "3650d")] = 7 * 86400.0
-    min_free_space: Annotated[int, Size("0B", "1024TiB")] = 1 * GIB
-    sync: Annotated[str, Choice("interval", "always", "never")] = "interval"
-    spill_at: Annotated[float, Number(0.01, 1)] = 0.7
-
-
-class RejectedTable(Table, frozen=True, kw_only=True):
-    """``[output.rejected]``: what the server refused for good, with its reasons, in files."""
-
-    max_bytes: Annotated[int, Size("64KiB", "1024TiB")] = 256 * MIB
-    max_age: Annotated[float, Duration("1s", "3650d")] = 30 * 86400.0
-
-
-class HttpOutput(Destination, frozen=True, kw_only=True):
-    """What outputs have in common that post to a server."""
-
-    url: Annotated[str, Url()]
-    max_concurrency: Annotated[int, Integer(1, 64)] = 4
-    connect_timeout: Annotated[float, Duration("1ms", "10m")] = 5.0
-    tls_timeout: Annotated[float, Duration("1ms", "10m")] = 10.0
-    response_timeout: Annotated[float, Duration("1ms", "1h")] = 30.0
-    idle_timeout: Annotated[float, Duration("1ms", "1h")] = 30.0
-    batch_timeout: Annotated[float, Duration("1ms", "1d")] = 60.0
-    retries: Annotated[int, Integer(0, 1000)] = 3
-    retry_min: Annotated[float, Duration("1ms", "1h")] = 0.1
-    retry_max: Annotated[float, Duration("1ms", "1h")] = 30.0
-    breaker_sensitivity: Annotated[float, Number(1.5, 1000)] = 10.0
-    order: Annotated[str, Choice("fresh_first", "oldest_first")] = "fresh_first"
-    ca: Annotated[str, Text(wanted="the path of a file")] = ""
-    cert: Annotated[str, Text(wanted="the path of a file")] = ""
-    key: Annotated[str, Text(wanted="the path of a file")] = ""
-    insecure_skip_verify: Annotated[bool, Flag()] = False
-    spool: Annotated[SpoolTable | None, Inner(SpoolTable, optional=True)] = SpoolTable()
-    """None where the file says ``false``: nothing is kept on disk."""
-    rejected: Annotated[RejectedTable, Inner(RejectedTable)] = RejectedTable()
-
-
-class InfluxOutput(HttpOutput, frozen=True, kw_only=True, tag_field="type", tag="influxdb"):
-    """An InfluxDB, or whatever takes one of its three write endpoints."""
-
-    type: ClassVar[Literal["influxdb"]] = "influxdb"
-    version: Annotated[int, Integer(1, 3)] = 2
-    org: Annotated[str, Text()] = ""
-    bucket: Annotated[str, Text()] = ""
-    token: Annotated[str, Text(secret=True, chars_max=16 * KIB)] = ""
-    database: Annotated[str, Text()] = ""
-    retention_policy: Annotated[str, Text()] = ""
-    consistency: Annotated[str, Choice("", "any", "one", "quorum", "all")] = ""
-    username: Annotated[str, Text()] = ""
-    password: Annotated[str, Text(secret=True)] = ""
-    compression: Annotated[str, Choice("auto", "gzip", "none")] = "auto"
-    compression_level: Annotated[int, Integer(0, 3)] = 2
-
-    @property
-    def gzip(self) -> bool:
-        """Whether bodies are compressed: ``auto`` saves the work where no network lies between."""
-        if self.compression != "auto":
-            return self.compression == "gzip"
-        host = urlsplit(self.url).hostname or ""
-        if host == "localhost" or host.endswith(".localhost"):
-            return False
-        try:
-            return not ip_address(host).is_loopback
-        except ValueError:
-            return True
-
-
-class RemoteWriteOutput(HttpOutput, frozen=True, kw_only=True, tag_field="type", tag="remote_write"):
-    """Whatever takes Prometheus remote write. *url* has the path of its endpoint, and its query.
-
-    The defaults of ``max_concurrency`` and ``order`` are those that Prometheus itself needs: it refuses
-    samples of a series that come out of the order of their times.
-    """
-
-    type: ClassVar[Literal["remote_write"]] = "remote_write"
-    url: Annotated[str, Url(query=True)]
-    protocol: Annotated[str, Choice("1.0", "2.0")] = "1.0"
-    token: Annotated[str, Text(secret=True, chars_max=16 * KIB)] = ""
-    username: Annotated[str, Text()] = ""
-    password: Annotated[str, Text(secret=True)] = ""
-    headers: Annotated[dict[str, str], Headers()] = field(default_factory=dict)
-    max_concurrency: Annotated[int, Integer(1, 64)] = 1
-    order: Annotated[str, Choice("fresh_first", "oldest_first")] = "oldest_first"
-
-
-class FileOutput(Destination, frozen=True, kw_only=True, tag_field="type", tag="file"):
-    """A folder of rotated files of line protocol, or of samples of remote write."""
-
-    type: ClassVar[Literal["file"]] = "file"
-    path: Annotated[str, Text(wanted="the path of a folder", empty=False)]
-    format: Annotated[str, Choice("line", "protobuf")] = "line"
-    rotate_bytes: Annotated[int, Size("1KiB", "64GiB")] = 64 * MIB
-    rotate_interval: Annotated[float, Duration("100ms", "30d")] = 3600.0
-    compression: Annotated[str, Choice("none", "gzip")] = "none"
-    max_files: Annotated[int, Integer(0, 1_000_000)] = 100
-
-
-class NullOutput(Destination, frozen=True, kw_only=True, tag_field="type", tag="null"):
-    """Takes everything and keeps nothing: for measuring, and for trying a configuration."""
-
-    type: ClassVar[Literal["null"]] = "null"
-
-
-Output = InfluxOutput | RemoteWriteOutput | FileOutput | NullOutput
-
-OUTPUT_TYPES: dict[str, type[Output]] = {
-    one.type: one for one in (InfluxOutput, RemoteWriteOutput, FileOutput, NullOutput)
-}
-"""The struct of each ``type`` of an output."""
-
-OUTPUT_TYPE = Choice(*OUTPUT_TYPES)
 
 
 class Config(Struct, frozen=True, kw_only=True):

@@ -144,12 +144,16 @@ def format_size(size_bytes: int) -> str:
 
 
 class Address(NamedTuple):
-    """Where a listener is bound: *host* and *port*, or for a Unix socket its *path*."""
+    """Where a listener is bound: *host* and *port*, or for a Unix socket its *path*.
+
+    Or the *brokers* that it takes messages from, each with its port.
+    """
 
     scheme: str
     host: str = ""
     port: int = 0
     path: str = ""
+    brokers: tuple[tuple[str, int], ...] = ()
 
 
 def parse_host_port(text: str) -> tuple[str, int]:
@@ -183,9 +187,12 @@ def parse_host_port(text: str) -> tuple[str, int]:
 
 INET_SCHEMES = ("udp", "tcp", "http")
 UNIX_SCHEMES = ("unixgram", "unix")
+BROKER_SCHEMES = ("nats", "kafka")
 
 LISTEN_ADDRESSES = one_of(
-    [f"{one}://HOST:PORT" for one in INET_SCHEMES] + [f"{one}:///PATH" for one in UNIX_SCHEMES]
+    [f"{one}://HOST:PORT" for one in INET_SCHEMES]
+    + [f"{one}:///PATH" for one in UNIX_SCHEMES]
+    + [f"{one}://HOST:PORT,HOST:PORT" for one in BROKER_SCHEMES]
 )
 """What a listener's address may look like, for a message."""
 
@@ -206,7 +213,12 @@ def parse_listen_address(text: str) -> Address:
         if len(rest.encode()) > _SOCKET_PATH_BYTES_MAX:
             raise ValueError(f"the path of a socket may have {_SOCKET_PATH_BYTES_MAX} bytes at most")
         return Address(scheme, path=rest)
+    if scheme in BROKER_SCHEMES:
+        brokers = tuple(parse_host_port(one) for one in rest.removesuffix("/").split(","))
+        if not all(port for _, port in brokers):
+            raise ValueError("a port from 1 to 65535 is missing")
+        return Address(scheme, brokers=brokers)
     if scheme == "https":
         raise ValueError('TLS is a matter of the keys "cert" and "key"; the address begins with "http://"')
-    known = [*INET_SCHEMES, *UNIX_SCHEMES]
+    known = [*INET_SCHEMES, *UNIX_SCHEMES, *BROKER_SCHEMES]
     raise ValueError(f"unknown scheme {quote(scheme)}{hint(scheme, known)}; wanted {LISTEN_ADDRESSES}")

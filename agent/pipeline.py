@@ -39,7 +39,7 @@ from agent.accounts import RejectedCounters, SpoolCounters
 from agent.aggregation import Ticker, settings
 from agent.bursts import Bursts
 from agent.captures import Known
-from agent.config import Config, HttpOutput, Listen
+from agent.config import Config, Listen, ServerOutput
 from agent.config import Output as OutputConfig
 from agent.delivery.task import Watching
 from agent.door import (
@@ -744,4 +744,4 @@ def _reads_files(config: OutputConfig | Listen) -> bool:
     """Whether the same settings may make another one, since the files that they name have changed."""
     if isinstance(config, Listen):
         return bool(config.cert)
-    return isinstance(config, HttpOutput) and bool(config.ca or config.cert or config.key)
+    return isinstance(config, ServerOutput) and bool(config.ca or config.cert or config.key)

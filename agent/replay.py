@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent._core import Waker
-from agent.config import Flush, HttpOutput
+from agent.config import Flush, ServerOutput
 from agent.delivery.flusher import Flusher
 from agent.outputs import make
 from agent.route import resilience
@@ -34,7 +34,7 @@ class Outcome:
 
 
 def replay(
-    config: HttpOutput,
+    config: ServerOutput,
     flush: Flush,
     spool: Spool,
     rejected: Rejected,

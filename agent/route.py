@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from agent._core import Ring, Waker
 from agent.accounts import DeliveryCounters, OutputReading, RejectedCounters, SpoolCounters
-from agent.config import Destination, Flush, HttpOutput
+from agent.config import Destination, Flush, ServerOutput
 from agent.config import Output as OutputConfig
 from agent.delivery.flusher import Flusher
 from agent.delivery.task import DEFAULTS, UNWATCHED, Resilience, Watching
@@ -188,7 +188,7 @@ class Route:
             self.output,
             resilience(self.config),
             spool=self.store.spool if self.store is not None else None,
-            spooling=isinstance(self.config, HttpOutput) and self.config.spool is not None,
+            spooling=isinstance(self.config, ServerOutput) and self.config.spool is not None,
             same_field=same_field,
             watching=watching,
         )
@@ -216,7 +216,7 @@ class Route:
 
 def resilience(config: Destination) -> Resilience:
     """What an output that does not say so goes by is the default."""
-    if not isinstance(config, HttpOutput):
+    if not isinstance(config, ServerOutput):
         return DEFAULTS
     return Resilience(
         retries=config.retries,

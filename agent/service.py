@@ -27,7 +27,7 @@ from agent.admin import CONTROL_SOCKET
 from agent.admin.access import Access, access_for
 from agent.admin.bind import Bound, bind
 from agent.admin.status import OutputState, ReloadOutcome, ReloadStatus, ServiceStatus, Watched
-from agent.config import DEFAULT_PATH, Config, HttpOutput, Slo, diff, load
+from agent.config import DEFAULT_PATH, Config, ServerOutput, Slo, diff, load
 from agent.errors import EXIT_FAILURE, EXIT_OK, ConfigError, ControlError, PenstockError
 from agent.keeping import Keeper
 from agent.ledger import Ledger, settle
@@ -209,7 +209,7 @@ class Service:
 
     def _lock_state(self, config: Config) -> None:
         """Claim the state folder if *config* has something kept in it. Raises ControlError."""
-        keeps = config.types is not None or any(isinstance(output, HttpOutput) for output in config.output)
+        keeps = config.types is not None or any(isinstance(output, ServerOutput) for output in config.output)
         if keeps and not self._state_lock.held:
             self._state_lock.take()
 
@@ -475,7 +475,7 @@ class Service:
 
 def _output_state(route: Route) -> OutputState:
     health, attempts = route.flusher.health, route.flusher.delivery.attempts
-    spool = route.config.spool if isinstance(route.config, HttpOutput) else None
+    spool = route.config.spool if isinstance(route.config, ServerOutput) else None
     return OutputState(
         name=route.config.name,
         type=route.config.type,

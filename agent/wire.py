@@ -66,6 +66,8 @@ def parse(address: str) -> tuple[Address, bool]:
     scheme, separator, rest = address.partition("://")
     try:
         parts = parse_listen_address(f"{_TLS.get(scheme, scheme)}{separator}{rest}")
+        if parts.brokers:
+            raise ValueError("nothing is sent to a broker from here")
         if not parts.path and not parts.port:
             raise ValueError("the port is missing")
     except ValueError as error:

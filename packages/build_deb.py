@@ -114,7 +114,7 @@ def build_environment(wheel: Path, stage: Path, work: Path) -> None:
     home = stage / HOME
     run(PYTHON, "-m", "venv", "--without-pip", "--symlinks", home)
     pip = work / "tools" / "bin" / "pip"
-    run(pip, "--python", home / "bin" / "python3", "install", "-q", "--no-compile", wheel)
+    run(pip, "--python", home / "bin" / "python3", "install", "-q", "--no-compile", f"{wheel}[nats,kafka]")
     run(home / "bin" / "python3", "-I", "-m", "agent", "install", "--stage", "--root", stage)
     for path in (home / "bin").iterdir():
         if not path.name.startswith("python"):

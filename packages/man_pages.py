@@ -38,7 +38,7 @@ from packages import log_messages  # noqa: E402
 
 STRUCTS = (
     {"agent": Agent, "log": Log, "listen": Listen, "host": Host, "flush": Flush, "slo": Slo}
-    | {name: OUTPUT_TYPES[name] for name in ("file", "influxdb", "remote_write")}
+    | {name: OUTPUT_TYPES[name] for name in ("file", "influxdb", "remote_write", "nats", "kafka")}
     | {"map": Map, "shape": Shape, "path": ShapeTag}
     | {"cardinality": Cardinality, "limit": CardinalityLimit, "types": Types, "field": TypesField}
     | {"collisions": Collisions}
@@ -95,7 +95,7 @@ def keys(wanted: str) -> Iterator[str]:
     """A paragraph for each key of the table *wanted*, in the order of configs/penstock.toml."""
     body = (ROOT / "configs" / "penstock.toml").read_text().split("\n# Example: ")[0]
     blocks = re.split(r"^#?\[+([a-z.]+)\]+$", body, flags=re.MULTILINE)[1:]
-    outputs = iter(("file", "influxdb", "remote_write"))
+    outputs = iter(("file", "influxdb", "remote_write", "nats", "kafka"))
     for header, block in zip(blocks[::2], blocks[1::2], strict=True):
         name = next(outputs) if header == "output" else header.rpartition(".")[2]
         if name != wanted:

@@ -1,6 +1,7 @@
 """Where batches go: one module for each type of destination, all with the interface of ``base.Output``."""
 
-from agent.config import Destination, FileOutput, InfluxOutput, RemoteWriteOutput
+from agent.config import Destination, FileOutput, InfluxOutput, NullOutput, RemoteWriteOutput
+from agent.errors import OutputError
 from agent.outputs.base import Output
 
 
@@ -22,6 +23,8 @@ def make(config: Destination) -> Output:
         from agent.outputs.file import FileSink
 
         return FileSink(config)
-    from agent.outputs.null import NullSink
+    if isinstance(config, NullOutput):
+        from agent.outputs.null import NullSink
 
-    return NullSink(config.name)
+        return NullSink(config.name)
+    raise OutputError(f"nothing sends to an output of this type: {type(config).__name__}")

@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from agent.config import HttpOutput
 from agent.config import Output as OutputConfig
+from agent.config import ServerOutput
 from agent.store.rejected import Rejected
 from agent.store.spool import Spool
 
@@ -65,7 +65,7 @@ class Stores:
         *target* is where the output sends to. What is there already keeps its settings until :func:`settle`.
         """
         store = self._stores.setdefault(config.name, Store(config.name))
-        if not isinstance(config, HttpOutput):
+        if not isinstance(config, ServerOutput):
             return store
         folder = self._folder / "spool" / config.name
         if store.spool is None and config.spool is not None:
@@ -89,7 +89,7 @@ class Stores:
 
 def settle(store: Store, config: OutputConfig, target: str) -> None:
     """Keep things as *config* says from now on."""
-    if isinstance(config, HttpOutput):
+    if isinstance(config, ServerOutput):
         if store.spool is not None and config.spool is not None:
             store.spool.reconfigure(config.spool)
         if store.rejected is not None:

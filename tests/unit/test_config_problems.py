@@ -171,7 +171,10 @@ def test_a_mistake_is_told_with_its_path_and_what_is_wanted(
             'address = "udp://h:1"\nmax_connections = 1',
             "max_connections: is for tcp://, unix:// and http:// only; remove it",
         ),
-        ('address = "unix:///a"\ncert = "/dev/null"', "cert: is for tcp:// and http:// only; remove it"),
+        (
+            'address = "unix:///a"\ncert = "/dev/null"',
+            "cert: is for tcp://, http://, nats:// and kafka:// only; remove it",
+        ),
         ('address = "tcp://h:1"\nkey = "/dev/null"', 'cert: is missing; "key" needs it'),
         (
             'address = "tcp://h:1"\ncert = "/nonexistent"',
@@ -212,10 +215,10 @@ def test_a_mistake_in_a_listener(folder: Folder, text: str, problem: str) -> Non
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", 'type: is missing; wanted one of "influxdb", "remote_write", "file", "null"'),
+        ("", 'type: is missing; wanted one of "influxdb", "remote_write", "nats", "kafka", "file", "null"'),
         (
             'type = "influx"',
-            'type: got "influx"; wanted one of "influxdb", "remote_write", "file", "null"; '
+            'type: got "influx"; wanted one of "influxdb", "remote_write", "nats", "kafka", "file", "null"; '
             'did you mean "influxdb"?',
         ),
         (
@@ -248,7 +251,10 @@ def test_a_mistake_in_a_listener(folder: Folder, text: str, problem: str) -> Non
             'type = "file"\npath = "p"\nformat = "json"',
             'format: got "json"; wanted "line" or "protobuf"',
         ),
-        ("type = 3", 'type: got 3; wanted one of "influxdb", "remote_write", "file", "null"'),
+        (
+            "type = 3",
+            'type: got 3; wanted one of "influxdb", "remote_write", "nats", "kafka", "file", "null"',
+        ),
         ('type = "file"', "path: is missing; wanted the path of a folder"),
         (
             'type = "null"\nring_bytes = "1MiB"',
@@ -260,7 +266,7 @@ def test_a_mistake_in_a_listener(folder: Folder, text: str, problem: str) -> Non
             "url: unknown key 'url'; it belongs in [[output]] of type \"influxdb\" "
             'or [[output]] of type "remote_write"',
         ),
-        ('type = "null"\nshard = "hash"', 'shard: got "hash"; wanted "series"'),
+        ('type = "null"\nshard = "hash"', 'shard: got "hash"; wanted "series" or "measurement"'),
         ('type = "null"\nshard_group = "g"', 'shard: is missing; "shard_group" needs it'),
         (
             'type = "null"\nfilter.measurement = "cpu"',

@@ -19,9 +19,11 @@ from agent.config import (
     Flush,
     Host,
     InfluxOutput,
+    KafkaOutput,
     Listen,
     Log,
     Map,
+    NatsOutput,
     RejectedTable,
     RemoteWriteOutput,
     Shape,
@@ -65,6 +67,8 @@ SHOWN: list[tuple[str, type[Struct], dict[str, object]]] = [
     ("filter", FilterTable, WHOLE["output"][1]["filter"]),
     ("rejected", RejectedTable, WHOLE["output"][1]["rejected"]),
     ("remote_write", RemoteWriteOutput, WHOLE["output"][2]),
+    ("nats", NatsOutput, WHOLE["output"][3]),
+    ("kafka", KafkaOutput, WHOLE["output"][4]),
 ]
 
 
@@ -72,11 +76,13 @@ def test_the_reference_has_one_table_of_each_kind() -> None:
     guards = ["cardinality", "types", "collisions", "flush", "slo"]
     assert list(WHOLE) == ["agent", "log", "listen", "host", "map", "shape", *guards, "output"]
     assert len(WHOLE["listen"]) == 1
-    assert [output["type"] for output in WHOLE["output"]] == ["file", "influxdb", "remote_write"]
+    assert [output["type"] for output in WHOLE["output"]] == [
+        *("file", "influxdb", "remote_write", "nats", "kafka")
+    ]
     # Types without keys of their own are told in words.
     for name, struct in OUTPUT_TYPES.items():
         assert name in BODY
-        if name not in ("file", "influxdb", "remote_write"):
+        if name not in ("file", "influxdb", "remote_write", "nats", "kafka"):
             assert set(kinds(struct)) <= set(kinds(FileOutput))
 
 

@@ -36,6 +36,8 @@ MODULES = (
     "agent.config_networks",
     "agent.config_guards",
     "agent.config_rules",
+    "agent.config_broker_kinds",
+    "agent.config_outputs",
     "agent.config_schema",
     "agent.config_source",
     "agent.rules",
