@@ -136,6 +136,7 @@ def _replay_here(output: str, files: tuple[Path, ...], path: Path | None, patien
                 keeper.spool,
                 keeper.rejected,
                 patience=patience,
+                agent=config.agent.known_as,
                 tell=lambda waiting: advance(total - waiting),
             )
     click.echo(f"{outcome.delivered:,} metrics delivered, {outcome.rejected:,} rejected")

@@ -74,6 +74,7 @@ from agent.losers import LoserWatch, losers
 from agent.objectives import Fares, Promised
 from agent.outputs import make
 from agent.outputs.base import Output
+from agent.outputs.broker import BrokerSink
 from agent.rings import Rings
 from agent.route import OTHERS, Accounts, Route
 from agent.sessions import Sessions
@@ -465,10 +466,10 @@ class Pipeline:
         assert self._rings is not None and self._stores is not None
         old = next((route for route in self.layout.routes if route.config.name == config.name), None)
         others = _other_writers(whole)
-        if old is not None and old.config == config and not _reads_files(config):
+        if old is not None and old.config == config and not _changes(old.output, config, whole):
             route = old
         else:
-            output = make(config)
+            output = make(config, whole.agent.known_as)
             try:
                 store = self._stores.open(config, output.target)
                 if old is not None and old.fits(config, output):
@@ -738,6 +739,12 @@ def _other_writers(config: Config) -> list[str]:
     ticks = any(listen.format == "statsd" for listen in config.listen)
     feeds = config.gathered is not None or any(inputs.kind(listen) for listen in config.listen)
     return [writer for writer, there in zip(OTHERS, (ticks, feeds), strict=True) if there]
+
+
+def _changes(output: Output, config: OutputConfig, whole: Config) -> bool:
+    """Whether the same settings would make another output: by files that they name, or by our own name."""
+    renamed = isinstance(output, BrokerSink) and output.agent != whole.agent.known_as
+    return renamed or _reads_files(config)
 
 
 def _reads_files(config: OutputConfig | Listen) -> bool:

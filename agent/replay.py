@@ -40,14 +40,15 @@ def replay(
     rejected: Rejected,
     *,
     patience: float,
+    agent: str = "",
     tell: Callable[[int], None] = lambda waiting: None,
 ) -> Outcome:
     """Deliver what is in *spool* until it is empty, or nothing has come of it for *patience* seconds.
 
-    *tell* is given the number of metrics that wait, time and again; what it raises ends the replay, with
-    everything back in the spool. Raises OutputError.
+    *agent* is by what name relays know us. *tell* is given the number of metrics that wait, time and again;
+    what it raises ends the replay, with everything back in the spool. Raises OutputError.
     """
-    output = make(config)
+    output = make(config, agent)
     waker = Waker()
     flusher = Flusher(
         config.name, output, waker, [], flush, resilience(config), spool=spool, rejected=rejected

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from agent import __version__
-from agent.config import HttpOutput
+from agent.config import HttpOutput, ServerOutput
 from agent.errors import OutputError
 from agent.outputs.base import Kind, Output, Payload, Verdict, one_line
 
@@ -45,7 +45,7 @@ class ServerSink(Output):
         self.retry_max = config.retry_max
         self.root = f"{parts.scheme}://{host}"
         self.path = f"{parts.path}?{parts.query}" if parts.query else parts.path
-        self.tls = _tls_context(config) if parts.scheme == "https" else None
+        self.tls = tls_context(config) if parts.scheme == "https" else None
         self._server = config
         self._lock = threading.Lock()
         self._transport: Transport | None = None
@@ -134,7 +134,7 @@ def check_token(token: str) -> None:
         raise OutputError("the token has characters that no HTTP header may have; check that it is whole")
 
 
-def _tls_context(config: HttpOutput) -> ssl.SSLContext:
+def tls_context(config: ServerOutput) -> ssl.SSLContext:
     """What the connections are verified with. Raises OutputError."""
     try:
         context = ssl.create_default_context(cafile=config.ca or None)

@@ -63,6 +63,9 @@ MODULES = (
     "agent.outputs.exchange",
     "agent.outputs.http",
     "agent.outputs.server",
+    "agent.outputs.broker",
+    "agent.outputs.nats_connection",
+    "agent.outputs.nats",
     "agent.outputs.influxdb",
     "agent.outputs.remote_write",
     "agent.outputs",
@@ -259,7 +262,10 @@ HEADERS = (
 )
 
 # Where the name of a distribution is not the one that is imported.
-DISTRIBUTIONS = {"influxdb_client": "influxdb-client", "prometheus_client": "prometheus-client"}
+DISTRIBUTIONS = {"influxdb_client": "influxdb-client", "prometheus_client": "prometheus-client"} | {
+    "nats": "nats-py",
+    "confluent_kafka": "confluent-kafka",
+}
 
 
 def module_name(path: Path) -> str:
@@ -307,7 +313,8 @@ def test_headers_include_downward_only_and_know_no_python(name: str) -> None:
 
 def test_every_import_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[<>=!~; ]", one)[0] for one in project["dependencies"]}
+    extras = [one for name in ("nats", "kafka") for one in project["optional-dependencies"][name]]
+    declared = {re.split(r"[\[<>=!~; ]", one)[0] for one in (*project["dependencies"], *extras)}
     used = {one.split(".")[0] for path in SOURCES.values() for one in imported(path)}
     used -= {"agent", *sys.stdlib_module_names}
     assert {DISTRIBUTIONS.get(one, one) for one in used} <= declared
