@@ -21,7 +21,7 @@ LINES_PER_S = 200
 STREAM, SUBJECT = "metrics", "penstock.lines"
 
 
-def output(cluster: NatsCluster) -> str:
+def publishes(cluster: NatsCluster) -> str:
     return f'type = "nats"\nservers = {cluster.urls}\nsubject = "{SUBJECT}"\n'
 
 
@@ -65,7 +65,7 @@ def test_whatever_is_killed_every_line_arrives(tmp_path: Path, kind: str) -> Non
             server,
             edges=EDGES,
             relays=RELAYS,
-            output=output(cluster),
+            output=publishes(cluster),
             listener=listens(cluster),
         ) as fleet:
             fleet.load(LINES_PER_S)
