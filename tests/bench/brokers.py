@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
 from isal import isal_zlib
 
 from agent.batch_id import Place, batch_id
@@ -14,8 +15,9 @@ from agent.outputs.base import Payload
 from agent.relay.message import headers, identity
 from tests.bench.agent_run import free_port
 from tests.bench.databases import start
-from tests.bench.harness import NotHere, poll
+from tests.bench.harness import NotHere, check_equal, poll
 from tests.bench.native import Lines, read_bodies
+from tests.integration.kafka_broker import KafkaBroker
 
 SUBJECT = "penstock.lines"
 
@@ -138,4 +140,44 @@ class Nats(Broker):
         self._ask(put)
 
 
-BROKERS: tuple[type[Broker], ...] = (Nats,)
+class Kafka(Broker):
+    """One node in KRaft mode, as the tests have it."""
+
+    title = "Kafka"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        try:
+            self._broker = KafkaBroker(folder / "kafka")
+        except (pytest.skip.Exception, pytest.fail.Exception) as error:
+            raise NotHere(str(error)) from error
+
+    @property
+    def output(self) -> str:
+        return f'type = "kafka"\nbrokers = ["{self._broker.address}"]\ntopic = "penstock"\n'
+
+    @property
+    def listener(self) -> str:
+        return f'address = "kafka://{self._broker.address}"\ntopic = "penstock"\n'
+
+    def __enter__(self) -> "Kafka":
+        self._broker.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._broker.kill()
+
+    def prepare(self, partitions: int) -> None:
+        self._broker.add_topic("penstock", partitions)
+
+    def publish(self, lines: Lines, count: int, batch_lines: int) -> None:
+        from confluent_kafka import Producer
+
+        producer = Producer({"bootstrap.servers": self._broker.address, "linger.ms": 0})
+        for body, told in self.messages(lines, count, batch_lines):
+            producer.produce("penstock", body, headers=list(told.items()))
+            producer.poll(0)
+        check_equal(producer.flush(60), 0, "messages that the broker did not take")
+
+
+BROKERS: tuple[type[Broker], ...] = (Nats, Kafka)
