@@ -1,4 +1,4 @@
-"""Outputs that publish to a broker: what is decided when, and what errors mean that healthy brokers spare us."""
+"""Outputs that publish to a broker: what is decided when, and what errors that are rare there mean."""
 
 import asyncio
 import math
