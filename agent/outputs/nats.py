@@ -73,8 +73,7 @@ class NatsSink(BrokerSink):
     def give_up(self, publication: Publication, begun: Any) -> None:
         begun.cancel()
         assert self._client is not None and self._loop is not None
-        # What has been silent all the while may be dead.
-        self._loop.call_soon_threadsafe(self._client.doubt, publication.began)
+        self._loop.call_soon_threadsafe(self._client.doubt)
 
     def close(self) -> None:
         with self._lock:

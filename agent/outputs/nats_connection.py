@@ -9,6 +9,7 @@ Where TLS is configured, a server that does not ask for it is refused before any
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import re
 import ssl
@@ -29,6 +30,9 @@ SILENCE_S = 10.0
 """Where nobody takes the subject for so long, there is no stream: none needs longer to elect its leader."""
 
 CLOSE_S = 1.0
+
+DOUBT_S = 1.0
+"""A connection that was silent for so long when an attempt ran out of time is not trusted any more."""
 
 # Codes of JetStream: server/errors.json of nats-server.
 _TOO_LARGE = 10054
@@ -77,10 +81,10 @@ class Client:
         except Exception as error:
             publication.decide(retry(f"{type(error).__name__}: {error}"))
 
-    def doubt(self, since: float) -> None:
-        """Give the connection up if it has been silent since then (monotonic)."""
+    def doubt(self) -> None:
+        """Give the connection up if it seems to be dead."""
         if self._connection is not None:
-            self._connection.doubt(since)
+            self._connection.doubt()
 
     async def close(self) -> None:
         """End the connection and whatever else runs in this loop."""
@@ -97,6 +101,8 @@ class Client:
             return self._connection
         if self._connecting is None or self._connecting.done():
             self._connecting = asyncio.get_running_loop().create_task(self._connect())
+            # Whoever waited for it may have gone when it fails.
+            self._connecting.add_done_callback(lambda task: task.cancelled() or task.exception())
         # Whoever is cancelled must not end the connecting of others.
         return await asyncio.shield(self._connecting)
 
@@ -164,8 +170,8 @@ class Connection:
         self._error: Exception | None = None
         self._closing: asyncio.Task[None] | None = None
         self.lost = False
-        self.heard_at = time.monotonic()
-        """When the last message was confirmed, or the connection made."""
+        self._heard_at = -math.inf  # monotonic; when the last message was confirmed
+        self._asked_at = -math.inf  # of the first one since then
 
     async def open(self, config: NatsOutput, agent: str, tls: ssl.SSLContext | None) -> None:
         """Raises Refused, within the time that there is for it."""
@@ -196,7 +202,6 @@ class Connection:
             self.lost = True
             self._abort()
             raise Refused(_refusal(self._error or error, config)) from error
-        self.heard_at = time.monotonic()
         self._stream = self._client.jetstream()
 
     async def publish(self, publication: Publication, stream: str, left: float) -> Verdict:
@@ -212,27 +217,29 @@ class Connection:
         if size > self._client.max_payload:
             return split(f"the message has {size} bytes, and the server takes {self._client.max_payload}")
         self._under_way.add(publication)
+        if self._asked_at <= self._heard_at:
+            self._asked_at = time.monotonic()
         try:
             await self._stream.publish(self._subject, publication.body, timeout=left, headers=headers)
         except nats.errors.TimeoutError:
             self._under_way.discard(publication)
-            self.doubt(publication.began)
+            self.doubt()
             return retry(f"timed out while {publication.phase}")
         except (nats.errors.Error, OSError) as error:
             if isinstance(error, nats.js.errors.Error):
-                self.heard_at = time.monotonic()
+                self._heard_at = time.monotonic()
                 raise
             return retry(_told(error))
         except (ValueError, KeyError, TypeError) as error:
             return hold(f'something that is no stream answers on "{self._subject}": {error}')
         finally:
             self._under_way.discard(publication)
-        self.heard_at = time.monotonic()
+        self._heard_at = time.monotonic()
         return Verdict(Kind.DELIVERED)
 
-    def doubt(self, since: float) -> None:
-        """End it if nothing was confirmed on it since then (monotonic): it may be dead."""
-        if self.heard_at < since:
+    def doubt(self) -> None:
+        """End it if it was asked something a while ago, and has been silent since: it may be dead."""
+        if self._asked_at > self._heard_at and time.monotonic() > self._asked_at + DOUBT_S:
             self.drop("the connection was silent")
 
     def drop(self, why: str) -> None:

@@ -13,6 +13,7 @@ from agent.outputs.base import Kind, Payload, plain
 from agent.relay.message import parse
 from tests.conftest import need, wait_until
 from tests.integration.certificates import make_certificates
+from tests.integration.fault_proxy import Fault, FaultProxy
 from tests.integration.nats_server import nats_server
 
 pytestmark = pytest.mark.needs("nats-server")
@@ -233,6 +234,25 @@ def test_a_silent_server_costs_the_time_that_there_is_and_no_more(tmp_path, open
         wait_until(lambda: post(output, body(6)).kind is Kind.DELIVERED)
 
 
+@pytest.mark.parametrize("size", [0, 10_000], ids=["small", "more than sockets hold"])
+def test_a_connection_that_has_died_without_a_word_is_made_anew(tmp_path, opened, size):
+    """As behind a firewall that has forgotten it: nothing is refused, and nothing ever comes."""
+    with nats_server(tmp_path) as server, FaultProxy(server.host, server.port) as proxy:
+        server.add_stream("metrics", "metrics.>")
+        # Less than until it is doubted.
+        output = opened(sink(server, servers=(f"nats://127.0.0.1:{proxy.port}",), response_timeout=0.4))
+        assert post(output).kind is Kind.DELIVERED
+        proxy.fault = Fault(stall=True, forget=True)
+        assert post(output, body(90, size)).text == "timed out while waiting for the confirmation"
+        proxy.heal()
+        verdicts = []
+        wait_until(
+            lambda: verdicts.append(post(output, body(91, size))) or verdicts[-1].kind is Kind.DELIVERED
+        )
+        assert {one.kind for one in verdicts[:-1]} <= {Kind.RETRY} and proxy.accepted == 2
+        assert len(verdicts) > 1
+
+
 @pytest.mark.parametrize("how", ["abort", "interrupt"])
 def test_an_attempt_can_be_ended(tmp_path, opened, how):
     with nats_server(tmp_path) as server:
@@ -256,7 +276,6 @@ def test_an_attempt_can_be_ended(tmp_path, opened, how):
         if how == "abort":
             assert post(output).text == "aborted"
         else:
-            # The connection had been silent: a new one is made.
             wait_until(lambda: post(output, body(6)).kind is Kind.DELIVERED)
 
 
