@@ -13,7 +13,7 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 CONNECT_S = 5.0
 ANSWER_S = 5.0
+CLOSE_S = 1.0
 
 ACK_WAIT_S = 10.0
 """The server gives a message to another relay when it has heard nothing of it for so long."""
@@ -49,7 +50,10 @@ LOOK_S = 10.0
 
 READ_ON_S = 0.02
 
-ACK, NAK, PROGRESS = b"+ACK", b"-NAK", b"+WPI"
+ACK, PROGRESS = b"+ACK", b"+WPI"
+NAK = b'-NAK {"delay": 500000000}'
+"""Half a second later, when the server knows that we ask for nothing more: nats-server 2.9 would use up the
+delivery of one message on a request whose asker has gone, and bring it again after ``ack_wait`` only."""
 
 _NS = 1_000_000_000
 
@@ -210,34 +214,41 @@ class _Session:
 
     async def close(self) -> None:
         """Let go of everything, and tell the server so if it listens still."""
-        self._refusing = True
         owner = self._owner
-        going = owner.ending
-        with suppress(Exception):
-            async with asyncio.timeout(max(owner.stop_at - time.monotonic(), 1.0) if owner.stopping else 1.0):
-                if going and self._nc is not None and self._nc.is_connected:
+        alive = self._nc is not None and self._nc.is_connected
+        if owner.ending:
+            if alive:
+                with suppress(Exception):
                     await self._finish()
-        if going:
+                # What is let go would come to us again as long as we ask.
+                await self._within(self._stop_asking())
             self._intake.let_go()
+        if alive:
+            await self._within(self._say_last())
+        if self._nc is not None:
+            await self._within(self._nc.close())
+
+    async def _within(self, what: Awaitable[object]) -> None:
+        """Do it, for a second at most, and whatever comes of it."""
         with suppress(Exception):
-            async with asyncio.timeout(1.0):
-                if self._nc is not None and self._nc.is_connected:
-                    await self._send_answers()
-                    await self._nc.flush(1)
-        with suppress(Exception):
-            async with asyncio.timeout(1.0):
-                if self._nc is not None:
-                    await self._nc.close()
+            async with asyncio.timeout(CLOSE_S):
+                await what
 
     async def _finish(self) -> None:
-        """Ask for nothing more, and give what is under way its time."""
+        """Give what is under way its time."""
+        self._refusing = True
         while self._intake.counters.in_flight and time.monotonic() < self._owner.stop_at:
             self._intake.read_on()
             await self._send_answers()
             await self._owner.sleep(READ_ON_S)
-        await self._send_answers()
+
+    async def _stop_asking(self) -> None:
         if self._subscription is not None:
             await self._subscription.drain()
+
+    async def _say_last(self) -> None:
+        await self._send_answers()
+        await self._nc.flush(CLOSE_S)
 
     async def _open(self) -> None:
         config = self._config
@@ -328,7 +339,7 @@ class _Session:
                 await self._look_for_expired(await self._js.consumer_info(self._stream, self._config.durable))
             if intake.reads:
                 intake.read_on()
-            await owner.sleep(READ_ON_S if intake.reads else 1.0)
+            await owner.sleep(READ_ON_S if intake.reads else max(min(1.0, progress_at - now), 0.0))
 
     async def _ask(self) -> None:
         """Ask for as many messages as there is room for."""

@@ -16,7 +16,9 @@ EPOCH = 1_700_000_000_000_000_000
 
 def lines(first: int, count: int, name: str = "m") -> bytes:
     """Lines that are all different."""
-    return b"".join(b"%s,n=%d v=%di %d\n" % (name.encode(), n, n, EPOCH + n) for n in range(first, first + count))
+    return b"".join(
+        b"%s,n=%d v=%di %d\n" % (name.encode(), n, n, EPOCH + n) for n in range(first, first + count)
+    )
 
 
 def message(
@@ -32,9 +34,11 @@ def message(
     """Headers and body of a batch whose first slot is *first*; *changed* replaces headers, by what follows
     ``Penstock-``, in lower case. An empty one is left out."""
     text = lines(first, count) if body is None else body
-    data = {"gz": lambda: gzip.compress(text, mtime=0), "": lambda: text, "sz": lambda: compress_snappy(text)}[
-        compression
-    ]()
+    data = {
+        "gz": lambda: gzip.compress(text, mtime=0),
+        "": lambda: text,
+        "sz": lambda: compress_snappy(text),
+    }[compression]()
     payload = Payload(data, count, len(text), "lp", compression, oldest_ns=time.time_ns())
     payload.trace = f"00-{batch_id(Place(epoch, first, count))}-00f067aa0ba902b7-00"
     told = headers(payload, agent)
