@@ -427,12 +427,15 @@ _Globs = tuple[Sequence[Pattern], Sequence[Pattern]]
 class Plan:
     """What the configuration says of metrics, in the form that writers read. Immutable, shared by all."""
 
-    def __init__(self, outputs: Sequence[tuple[str, str | None, _Globs, Mapping[str, _Globs]]]) -> None:
+    def __init__(
+        self, outputs: Sequence[tuple[str, tuple[str, str] | None, _Globs, Mapping[str, _Globs]]]
+    ) -> None:
         """*outputs* in the order of the rings of all writers: name, group of shards or None, filter.
 
         A filter is globs for the measurement, and for the values of tags, "" being the value of one that is
-        not there. Of the outputs of one group, as far as their filters let it through, each series goes to
-        one; the others get all that theirs let through. Raises ValueError.
+        not there. A group is what is shared, ``series`` or ``measurement``, and a name: of its outputs, as
+        far as their filters let it through, each series, or each measurement, goes to one. The others get
+        all that theirs let through. Raises ValueError.
         """
     @property
     def outputs(self) -> int:

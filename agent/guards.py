@@ -25,7 +25,9 @@ _COUNTED: Final[tuple[Literal["unknown", "given_up", "rejected_unsaved"], ...]] 
     "rejected_unsaved",
 )
 
-Rules = tuple[tuple[str, str | None, tuple[str, ...], tuple[tuple[str, tuple[str, ...]], ...]], ...]
+Rules = tuple[
+    tuple[str, tuple[str, str] | None, tuple[str, ...], tuple[tuple[str, tuple[str, ...]], ...]], ...
+]
 
 
 def chosen(outputs: Sequence[Output]) -> bool:
@@ -38,7 +40,7 @@ def rules(outputs: Sequence[Output]) -> Rules:
     return tuple(
         (
             output.name,
-            output.shard_group if output.shard else None,
+            (output.shard, output.shard_group) if output.shard else None,
             output.filter.measurement,
             tuple(sorted(output.filter.tag.items())),
         )

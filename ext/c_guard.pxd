@@ -31,6 +31,7 @@ cdef extern from "plan_route.h" nogil:
         uint32_t tag_count
         uint64_t name_hash
         int32_t group
+        bint by_measurement
 
     ctypedef struct plan_routes_t:
         plan_output_t *outputs

@@ -30,6 +30,7 @@ cdef class Plan:
             text = name.encode()
             output.name_hash = mix_bytes(&mix_fixed, 0, self.keep(padded(text)), <uint32_t>len(text))
             output.group = PLAN_NO_GROUP
+            output.by_measurement = group is not None and group[0] == "measurement"
             if group is not None:
                 if group not in groups:
                     groups.append(group)

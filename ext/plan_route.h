@@ -1,7 +1,7 @@
 /* Which outputs a series is for: those whose filter lets it through, and of each group of shards one.
  *
  * Of the members of a group that a series is not filtered from, the one gets it that has the highest score: a mix of the
- * series' identity and the output's name ("rendezvous hashing", D. Thaler and C. Ravishankar, 1998). So which one it is
+ * series' identity, or in some groups of its measurement alone, and the output's name ("rendezvous hashing", D. Thaler and C. Ravishankar, 1998). So which one it is
  * hangs on nothing else, neither on a restart nor on the order of the tags, and an output that is added takes its part
  * from all others, and moves nothing between them.
  */
@@ -28,6 +28,7 @@ typedef struct {
     uint32_t tag_count;
     uint64_t name_hash; /* of its name, fixed */
     int32_t group;      /* of shards; PLAN_NO_GROUP: it gets all that its filter lets through */
+    bool by_measurement; /* what the outputs of its group share: measurements, whatever their tags; else series */
 } plan_output_t;
 
 typedef struct {
@@ -63,7 +64,7 @@ static inline uint32_t plan_route(const plan_routes_t *routes, pattern_work_t *w
 {
     *given_up = false;
     uint32_t mask = 0, best[PLAN_OUTPUTS];
-    uint64_t score[PLAN_OUTPUTS], identity = 0;
+    uint64_t score[PLAN_OUTPUTS], identities[2] = {0};
     bool sharded[PLAN_OUTPUTS] = {false};
     for (uint32_t i = 0; i < routes->count; i++) {
         const plan_output_t *output = &routes->outputs[i];
@@ -75,10 +76,12 @@ static inline uint32_t plan_route(const plan_routes_t *routes, pattern_work_t *w
             mask |= 1u << i;
             continue;
         }
-        if (identity == 0)
-            identity = head_identity(h, &mix_fixed);
+        uint64_t *identity = &identities[output->by_measurement];
+        if (*identity == 0)
+            *identity = output->by_measurement ? mix_bytes(&mix_fixed, 0, h->measurement, h->measurement_length)
+                                               : head_identity(h, &mix_fixed);
         uint32_t group = (uint32_t)output->group;
-        uint64_t mine = plan_score(output, identity);
+        uint64_t mine = plan_score(output, *identity);
         if (sharded[group] && mine <= score[group])
             continue;
         if (sharded[group])

@@ -214,7 +214,7 @@ def test_what_is_under_way_when_the_connection_breaks_fails_at_once(tmp_path, op
 def test_a_silent_server_costs_the_time_that_there_is_and_no_more(tmp_path, opened):
     with nats_server(tmp_path) as server:
         server.add_stream("metrics", "metrics.>")
-        output = opened(sink(server, response_timeout=0.3))
+        output = opened(sink(server, connect_timeout=0.5, response_timeout=0.3))
         assert post(output).kind is Kind.DELIVERED
         server.freeze()
         large = body(100, 10_000)

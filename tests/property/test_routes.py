@@ -29,6 +29,7 @@ outputs = st.lists(
         st.sampled_from([None, "", "g"]),
         globs,
         st.dictionaries(texts, globs, max_size=2),
+        st.sampled_from(["series", "measurement"]),
     ),
     min_size=1,
     max_size=5,
@@ -55,7 +56,7 @@ def plan_of(wanted: list[Output]) -> Plan:
         [
             (
                 output.name,
-                output.group,
+                None if output.group is None else (output.shard, output.group),
                 compile_globs(output.measurement),
                 {key: compile_globs(values) for key, values in output.tag.items()},
             )
@@ -112,3 +113,13 @@ def test_an_output_that_is_added_takes_its_part_from_all_others_and_moves_nothin
     # A quarter, within four standard deviations of a coin of one in four; a third of that from each.
     assert abs(sum(moved.values()) - 1000) < 4 * 28
     assert all(abs(count - 333) < 4 * 18 for count in moved.values())
+
+
+def test_of_a_group_that_shares_measurements_one_output_gets_all_series_of_one() -> None:
+    wanted = [Output(name, "", shard="measurement") for name in ("one", "two", "three")]
+    feed, targets = Feed(), rings(len(wanted))
+    feed.set_layout((), targets, Guard(plan_of(wanted)))
+    points = [(f"m{i % 60}", {"host": f"h{i}"}, {"v": 1}, i) for i in range(600)]
+    assert feed.write(0, points)["accepted"] == 600
+    found = [{line.split(b",")[0] for line in lines(ring)} for ring in targets]
+    assert sum(map(len, found)) == len(set.union(*found)) == 60 and min(map(len, found)) > 5

@@ -15,6 +15,8 @@ class Output:
     """Of shards; None: it gets everything that its filter lets through."""
     measurement: Sequence[str] = ()
     tag: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    shard: str = "series"
+    """What the group shares: ``series``, or ``measurement``."""
 
     def wants(self, measurement: bytes, tags: Mapping[bytes, bytes]) -> bool:
         """Whether its filter lets a series through."""
@@ -46,10 +48,10 @@ def score(output: Output, series: int) -> int:
 
 def route(outputs: Sequence[Output], measurement: bytes, tags: Mapping[bytes, bytes]) -> set[str]:
     """The names of the outputs that get the series."""
-    series = identity(measurement, tags)
+    of = {"series": identity(measurement, tags), "measurement": identity(measurement, {})}
     outputs = [output for output in outputs if output.wants(measurement, tags)]
     chosen = {output.name for output in outputs if output.group is None}
-    for group in {output.group for output in outputs} - {None}:
-        members = [output for output in outputs if output.group == group]
-        chosen.add(max(members, key=lambda output: score(output, series)).name)
+    for shard, group in {(output.shard, output.group) for output in outputs if output.group is not None}:
+        members = [output for output in outputs if (output.shard, output.group) == (shard, group)]
+        chosen.add(max(members, key=lambda output: score(output, of[shard])).name)
     return chosen
