@@ -52,7 +52,7 @@ READ_ON_S = 0.02
 
 ACK, PROGRESS = b"+ACK", b"+WPI"
 NAK = b'-NAK {"delay": 500000000}'
-"""Half a second later, when the server knows that we ask for nothing more: nats-server 2.9 would use up the
+"""Half a second later, when the server knows that we ask for nothing more: nats-server 2.9 may use up the
 delivery of one message on a request whose asker has gone, and bring it again after ``ack_wait`` only."""
 
 _NS = 1_000_000_000
