@@ -29,6 +29,7 @@ from agent.errors import ControlError
 from agent.objectives import Promised
 from agent.sampler import Sampler
 from agent.sessions import Sessions
+from agent.relay.account import RelayCounters
 from agent.store.rejected import RejectedCounters
 from agent.store.spool_file import SpoolCounters
 from agent.watch import Watch
@@ -47,6 +48,7 @@ class Counters:
     rejected: int = 0
     merged: int = 0
     restored: int = 0
+    carried: int = 0
     batches: int = 0
     replayed: int = 0
     attempts: int = 7
@@ -79,6 +81,7 @@ class Service:
         self.spool: SpoolCounters | None = None
         self.refused: RejectedCounters | None = None
         self.guards: GuardAccount | None = None
+        self.relays: dict[int, RelayCounters] = {}
         self.promises = {"influx": Promised(young=0, on_time=0)}
         self.sampler = Sampler(self)
         self.watching = Sessions()
@@ -101,7 +104,8 @@ class Service:
     def ledger(self) -> ledger.Ledger:
         rings = {"lane-0": self.ring.stats()}
         output = OutputReading("influx", "influxdb", self.counters, rings, self.spool, self.refused)
-        return ledger.read({0: (NAME, "udp://x")}, [self.lane.stats()], [output], guards=self.guards)
+        names = {0: (NAME, "udp://x")}
+        return ledger.read(names, [self.lane.stats()], [output], guards=self.guards, relays=self.relays)
 
     def sessions(self) -> Sessions:
         return self.watching

@@ -13,6 +13,7 @@ from agent.accounts import GuardAccount
 from agent.admin.metrics import _ServiceCollector
 from agent.delivery.breaker import State
 from agent.delivery.trace import STAGES
+from agent.relay.account import RelayCounters
 from agent.store.rejected import RejectedCounters
 from agent.store.spool_file import SpoolCounters
 from tests.unit.test_admin import Service
@@ -22,7 +23,7 @@ TEXT = (ROOT / "docs" / "metrics.md").read_text()
 
 UNITS = {
     *("bytes", "seconds", "metrics", "datagrams", "samples", "points", "lines", "fields", "heads", "series"),
-    *("files", "batches", "connections", "handshakes", "requests", "attempts", "retries", "splits", "calls"),
+    *("files", "batches", "messages", "connections", "handshakes", "requests", "attempts", "retries", "splits", "calls"),
     *("openings", "reloads", "errors", "clients", "sockets", "ratio", "rate"),
 }
 
@@ -31,6 +32,7 @@ def families() -> Iterator[Metric]:
     """Of an agent that has everything."""
     service = Service()
     service.spool, service.refused, service.guards = SpoolCounters(), RejectedCounters(), GuardAccount()
+    service.relays = {0: RelayCounters()}
     yield from _ServiceCollector(service).collect()
     yield from ProcessCollector(registry=CollectorRegistry()).collect()
 
