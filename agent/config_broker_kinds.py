@@ -180,6 +180,7 @@ class KafkaOptions(Options):
         "socket.connection.setup.timeout.ms": 'the key "connect_timeout"',
         "compression.type": 'the key "compression"',
         "compression.codec": 'the key "compression"',
+        "batch.num.messages": _NOTHING,
         "linger.ms": _NOTHING,
         "queue.buffering.max.ms": _NOTHING,
     }

@@ -1,6 +1,14 @@
 """Where batches go: one module for each type of destination, all with the interface of ``base.Output``."""
 
-from agent.config import Destination, FileOutput, InfluxOutput, NatsOutput, NullOutput, RemoteWriteOutput
+from agent.config import (
+    Destination,
+    FileOutput,
+    InfluxOutput,
+    KafkaOutput,
+    NatsOutput,
+    NullOutput,
+    RemoteWriteOutput,
+)
 from agent.errors import OutputError
 from agent.outputs.base import Output
 
@@ -25,6 +33,10 @@ def make(config: Destination, agent: str = "") -> Output:
         from agent.outputs.nats import NatsSink
 
         return NatsSink(config, agent)
+    if isinstance(config, KafkaOutput):
+        from agent.outputs.kafka import KafkaSink
+
+        return KafkaSink(config, agent)
     if isinstance(config, FileOutput):
         from agent.outputs.file import FileSink
 

@@ -134,6 +134,14 @@ def check_token(token: str) -> None:
         raise OutputError("the token has characters that no HTTP header may have; check that it is whole")
 
 
+def warn_unverified(name: str) -> None:
+    """Tell whoever reads the log what ``insecure_skip_verify`` means."""
+    logger.warning(
+        "the server's certificate is not verified: anybody between could read and change what is sent",
+        extra={"output": name},
+    )
+
+
 def tls_context(config: ServerOutput) -> ssl.SSLContext:
     """What the connections are verified with. Raises OutputError."""
     try:
@@ -143,10 +151,7 @@ def tls_context(config: ServerOutput) -> ssl.SSLContext:
     if config.insecure_skip_verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-        logger.warning(
-            "the server's certificate is not verified: anybody between could read and change what is sent",
-            extra={"output": config.name},
-        )
+        warn_unverified(config.name)
     if config.cert:
         try:
             # No password: an encrypted key would ask for it on the terminal.

@@ -65,6 +65,7 @@ class Server:
 
     program: str
     ready_path: str
+    start_seconds_max = START_SECONDS_MAX
 
     def __init__(self, folder: Path, host: str) -> None:
         self.folder = folder
@@ -110,12 +111,14 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        deadline = time.monotonic() + START_SECONDS_MAX
+        deadline = time.monotonic() + self.start_seconds_max
         while not self._answers():
             code = self._process.poll()
             if code is not None or time.monotonic() > deadline:
                 self.kill()
-                what = f"ended with {code}" if code is not None else f"not ready in {START_SECONDS_MAX:g} s"
+                what = (
+                    f"ended with {code}" if code is not None else f"not ready in {self.start_seconds_max:g} s"
+                )
                 raise RuntimeError(f"{self.program} {what}: {self.log_tail()}")
             time.sleep(0.01)
 

@@ -67,6 +67,8 @@ MODULES = (
     "agent.outputs.broker",
     "agent.outputs.nats_connection",
     "agent.outputs.nats",
+    "agent.outputs.kafka_producer",
+    "agent.outputs.kafka",
     "agent.outputs.influxdb",
     "agent.outputs.remote_write",
     "agent.outputs",
