@@ -5,15 +5,9 @@ from pathlib import Path
 import pytest
 
 from agent.errors import EXIT_OK
-from agent.outputs.base import plain
 from agent.relay.message import Message, parse
-from tests.integration.agent_process import (
-    AgentProcess,
-    assert_balanced,
-    at_rest,
-    output,
-    send_unixgram,
-)
+from tests.integration.agent_process import AgentProcess, assert_balanced, at_rest, output
+from tests.integration.edge import HELD, REJECTED, assert_whole, decided, edge_config, lines, lines_of, send
 from tests.integration.nats_server import NatsServer, nats_server
 
 pytestmark = pytest.mark.needs("nats-server")
@@ -32,44 +26,13 @@ RIGHT = '{ user = "test", password = "t" }'
 
 
 def config(server: NatsServer, subject: str = "metrics.{agent}", options: str = RIGHT, more: str = "") -> str:
-    return f"""
-[agent]
-id = "edge-1"
-[flush]
-interval = "50ms"
-[[listen]]
-name = "door"
-address = "unixgram://{{folder}}/door.sock"
-[[output]]
-name = "stream"
-type = "nats"
-servers = ["{server.url}"]
-subject = "{subject}"
-compression = "none"
-options = {options}
-retries = 1
-retry_max = "200ms"
-{more}
-[output.spool]
-min_free_space = "0B"
-"""
-
-
-def lines(first: int, count: int, size: int = 0) -> list[bytes]:
-    return [b'm,n=%d s="%s" %d' % (n, b"x" * size, n + 1) for n in range(first, first + count)]
-
-
-def send(agent: AgentProcess, sent: list[bytes]) -> None:
-    for first in range(0, len(sent), 50):
-        send_unixgram(agent.folder / "door.sock", b"\n".join(sent[first : first + 50]))
+    return edge_config(
+        f'type = "nats"\nservers = ["{server.url}"]\nsubject = "{subject}"\noptions = {options}\n{more}\n'
+    )
 
 
 def found(server: NatsServer, stream: str = "metrics") -> list[Message]:
     return [parse(one.headers, one.data) for one in server.messages(stream)]
-
-
-def lines_of(messages: list[Message]) -> list[bytes]:
-    return [line for one in messages for line in bytes(plain(one.payload)).splitlines()]
 
 
 def test_a_broker_that_goes_and_comes_back(tmp_path: Path) -> None:
@@ -90,10 +53,7 @@ def test_a_broker_that_goes_and_comes_back(tmp_path: Path) -> None:
         assert agent.stop() == EXIT_OK
         messages = found(server)
     assert sorted(lines_of(messages)) == sorted(lines(0, 2200))
-    places = sorted(one.place for one in messages if one.place is not None)
-    assert {one.agent for one in messages} == {"edge-1"} and len({place.epoch for place in places}) == 1
-    # No slot is missing between the first and the last, and none is there twice.
-    assert [place.first for place in places[1:]] == [place.first + place.slots for place in places[:-1]]
+    assert_whole(messages)
 
 
 def test_another_id_of_the_agent_is_in_the_messages_after_a_reload(tmp_path: Path) -> None:
@@ -108,42 +68,42 @@ def test_another_id_of_the_agent_is_in_the_messages_after_a_reload(tmp_path: Pat
     assert [(one.agent, one.payload.metrics) for one in messages] == [("edge-1", 10), ("edge-2", 10)]
 
 
-# What is set, what the log and the status say, and where the lines are then: 10 that are good, and one
-# that is larger than the broker takes where that is the point.
+# What is set, what the log and the status say, and where the lines are then: 10 that are good, and one that
+# is larger than the broker takes where that is the point.
 BAD = {
     "unknown subject": (
         {"subject": "nobody"},
-        "an output is refused until somebody mends it; everything is kept",
+        HELD,
         'no stream takes the subject "nobody": make one that does',
         {"spooled": 10},
     ),
     "another stream": (
         {"more": 'stream = "other"'},
-        "an output is refused until somebody mends it; everything is kept",
+        HELD,
         'another stream than "other" takes the subject "metrics.edge-1": expected stream does not match',
         {"spooled": 10},
     ),
     "no permission": (
         {"options": '{ user = "reader", password = "r" }'},
-        "an output is refused until somebody mends it; everything is kept",
+        HELD,
         'this user may not publish to "metrics.edge-1"',
         {"spooled": 10},
     ),
     "wrong credentials": (
         {"options": '{ user = "test", password = "wrong" }'},
-        "an output is refused until somebody mends it; everything is kept",
+        HELD,
         "the server refuses us: Authorization Violation",
         {"spooled": 10},
     ),
     "no credentials": (
         {"options": "{}"},
-        "an output is refused until somebody mends it; everything is kept",
+        HELD,
         "the server refuses us: Authorization Violation",
         {"spooled": 10},
     ),
     "message too large": (
         {},
-        "metrics were rejected for good",
+        REJECTED,
         "bytes, and the server takes 8192",
         {"delivered": 10, "rejected": 1},
     ),
@@ -154,33 +114,30 @@ BAD = {
 def test_bad_input_is_told_counted_and_kept(tmp_path: Path, case: str) -> None:
     settings, message, text, where = BAD[case]
     good = lines(0, 10)
-    sent = [*good[:5], *lines(10, 1, 10_000), *good[5:]] if case == "message too large" else good
+    sent = [*good[:5], *lines(10, 1, 10_000), *good[5:]] if "rejected" in where else good
     with nats_server(tmp_path, USERS, user="test", password="t") as server:
         server.add_stream("metrics", "metrics.>")
         with AgentProcess(tmp_path, config(server, **settings)) as agent:
             send(agent, sent)
             status = agent.wait_for(
-                lambda status: (
-                    {name: output(status, "stream")[name] for name in where} == where and agent.log(message)
-                ),
+                lambda status: decided(agent, status, message, where),
                 timeout=40,
                 what=message,
             )
             assert_balanced(status)
             assert text in str(agent.log(message))
             ledger = output(status, "stream")
-            others = {"delivered", "rejected", "spooled"} - set(where)
-            assert not any(ledger[name] for name in others) and not any(ledger["dropped"].values())
-            (state,) = status["outputs"]
-            if "spooled" in where:
-                assert state["state"] == "holding" and text in state["last_error"]
+            assert not any(ledger[name] for name in {"delivered", "rejected", "spooled"} - set(where))
+            assert not any(ledger["dropped"].values())
+            if "rejected" in where:
+                assert len(list((tmp_path / "state" / "rejected" / "stream").glob("*.lp*"))) == 1
+            else:
+                (state,) = status["outputs"]
+                assert text in state["last_error"]
                 # Mended, everything arrives.
                 assert agent.reload(config(server))["applied"]
                 status = agent.wait_for(lambda status: output(status, "stream")["delivered"] == 10)
                 assert_balanced(status)
-            else:
-                kept = list((tmp_path / "state" / "rejected" / "stream").glob("*.lp*"))
-                assert len(kept) == 1
         assert sorted(lines_of(found(server))) == sorted(good)
 
 
