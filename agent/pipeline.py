@@ -477,7 +477,8 @@ class Pipeline:
         assert self._stores is not None
         if self._poison is None:
             self._poison = self._stores.rejected(RELAY)
-        return Relay(self._carrier, self._relays.setdefault(number, RelayCounters()), self._poison)
+        counters = self._relays.setdefault(number, RelayCounters())
+        return Relay(self._carrier, counters, self._poison, getattr(self, "sources", None))
 
     def _route(self, config: OutputConfig, whole: Config, undo: ExitStack) -> Route:
         """*config* on the rings that it has already, or on new ones. Raises OutputError, OSError."""

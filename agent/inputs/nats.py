@@ -12,6 +12,7 @@ import asyncio
 import itertools
 import json
 import logging
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -23,7 +24,6 @@ from agent.inputs.base import Source
 from agent.inputs.broker import RETRY_MAX_S, RETRY_MIN_S, BrokerError, BrokerInput
 from agent.outputs.base import one_line
 from agent.relay.intake import Intake
-from agent.relay.nats_client import connect, tls_context
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +131,7 @@ class NatsInput(BrokerInput):
             bring_again=lambda place: self._answer(place, NAK),
         )
         pause = RETRY_MIN_S
+        beating = asyncio.create_task(self._beat())
         try:
             while not self.stopping:
                 self.take_change()
@@ -147,8 +148,15 @@ class NatsInput(BrokerInput):
                 pause = RETRY_MIN_S if time.monotonic() - began > RETRY_MAX_S else min(2 * pause, RETRY_MAX_S)
                 await self.sleep(pause)
         finally:
+            beating.cancel()
             intake.let_go()
             intake.close()
+
+    async def _beat(self) -> None:
+        """Come round each second, whatever is waited for."""
+        while True:
+            self.turns += 1
+            await asyncio.sleep(1.0)
 
     def _settle(self, what: Callable[[], None]) -> None:
         def settle() -> None:
@@ -170,7 +178,6 @@ class NatsInput(BrokerInput):
 
     async def sleep(self, seconds: float) -> None:
         """Until something happens, *seconds* at most."""
-        self.turns += 1
         if not self._woken.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
@@ -254,11 +261,13 @@ class _Session:
         config = self._config
         brokers = parse_listen_address(config.address).brokers
         servers = [f"nats://{f'[{host}]' if ':' in host else host}:{port}" for host, port in brokers]
+        # Imported in the thread: nats-py takes its time.
+        from agent.relay.nats_client import connect, tls_context
+
         tls = tls_context(config.ca, config.cert, config.key, not config.insecure_skip_verify)
         self._nc = await connect(
             servers,
             config.options,
-            name=f"penstock {config.name}",
             timeout=CONNECT_S,
             tls=tls,
             error=self._complained,
@@ -436,12 +445,16 @@ class _Session:
             return "the server refuses the credentials: correct those in options"
         if "permissions violation" in said:
             return f"the user may not do this: {one_line(self._complaint)}"
+        if isinstance(error, plain.SecureConnWantedError):
+            return "the server does not ask for TLS, which is wanted; nothing was sent to it"
+        if isinstance(error, ssl.SSLError):
+            return one_line(f"TLS: {error.reason or error}")
         if isinstance(error, errors.ServiceUnavailableError | plain.NoRespondersError):
             return "nobody answers for JetStream: it is off there, or has no leader now"
         if isinstance(error, errors.APIError):
             return one_line(f"JetStream answers {error.code}: {error.description}")
         if isinstance(error, TimeoutError | plain.TimeoutError):
-            return "the server did not answer in time"
+            return "the server did not answer in time" if self._nc else "cannot connect: timed out"
         if isinstance(error, plain.NoServersError):
             return one_line(f"cannot connect: {self._complaint or 'no server answers'}")
         if isinstance(error, OSError):

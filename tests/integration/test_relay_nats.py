@@ -368,3 +368,110 @@ def test_what_the_stream_has_dropped_unread_is_told(
         status = settled(agent, lambda status: fleet(status)["relay"]["messages"] == 5)
         assert fleet(status)["relay"]["expired"] == 4
         assert "dropped messages before they were read" in agent.log_text()
+
+
+USERS = """
+authorization {
+  users = [
+    { user: "writer", password: "right" }
+    { user: "reader", password: "right", permissions: { publish: ["nothing"], subscribe: [">"] } }
+  ]
+}
+"""
+AS = 'options = {{ user = "{}", password = "{}" }}'
+
+BAD = {
+    "unknown subject": (
+        ("metrics.>", "other.>"),
+        "no stream takes the subject other.>: make one, or correct subject",
+    ),
+    "unknown stream": (
+        ("subject", 'stream = "other"\nsubject'),
+        "there is no stream other: make it, or correct stream",
+    ),
+    "another kind of consumer": (
+        ("subject", 'durable = "pushes"\nsubject'),
+        "the consumer pushes of the stream metrics is a push consumer",
+    ),
+    "consumer of another subject": (
+        ("metrics.>", "metrics.a"),
+        "the consumer penstock of the stream metrics is for the subject metrics.>",
+    ),
+    "no permission": (
+        (AS.format("writer", "right"), AS.format("reader", "right")),
+        "the user may not do this: nats: permissions violation",
+    ),
+    "wrong credentials": (
+        (AS.format("writer", "right"), AS.format("writer", "wrong")),
+        "the server refuses the credentials: correct those in options",
+    ),
+    "no credentials": (
+        (AS.format("writer", "right"), ""),
+        "the server refuses the credentials: correct those in options",
+    ),
+    "nobody there": (("{url}", "nats://127.0.0.1:1"), "cannot connect: "),
+    "TLS, which the server does not speak": (
+        ("subject", "insecure_skip_verify = true\nsubject"),
+        "the server does not ask for TLS, which is wanted",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_seen_where_nothing_can_be_read(tmp_path: Path, database: FakeInfluxDB, case: str) -> None:
+    (good, bad), reason = BAD[case]
+
+    async def make(stream: Any) -> None:
+        await stream.add_consumer(
+            "metrics", durable_name="pushes", deliver_subject="x", ack_policy="explicit"
+        )
+        await stream.add_consumer(
+            "metrics", durable_name="penstock", ack_policy="explicit", filter_subject="metrics.>"
+        )
+
+    with nats_server(tmp_path, USERS, user="writer", password="right") as server:
+        server.add_stream("metrics", "metrics.>")
+        server.run(make)
+        publish_nats(server, "metrics.a", [message(0)])
+        config = relay(server, database, listen=AS.format("writer", "right"))
+        wrong = config.replace(good.replace("{url}", server.url), bad, 1)
+        with AgentProcess(tmp_path, wrong) as agent:
+            status = agent.wait_for(lambda status: reason in fleet(status)["relay"]["failing"], timeout=30)
+            assert status["ready"]
+            assert status["detail"] == [f"listener fleet: {fleet(status)['relay']['failing']}"]
+            assert fleet(status)["relay"]["messages"] == 0 and not fleet(status)["relay"]["connected"]
+            records = agent.log("a broker cannot be read; it is tried again")
+            assert records and reason in records[-1]["reason"]
+            # Mended, it goes on by itself.
+            assert agent.reload(config)["applied"]
+            settled(agent, lambda status: fleet(status)["relay"]["messages"] == 1)
+            assert agent.stop() == 0
+
+
+def test_a_reload_of_other_keys_than_the_connection_s_disturbs_nothing(
+    tmp_path: Path, server: NatsServer, database: FakeInfluxDB
+) -> None:
+    publish_nats(server, "metrics.a", [message(10 * n) for n in range(5)])
+    gate = Gate(database)
+    with AgentProcess(tmp_path, relay(server, database)) as agent:
+        agent.wait_for(lambda status: fleet(status)["relay"]["in_flight"] == 5)
+        assert agent.reload(relay(server, database, listen='max_in_flight = "1MiB"'))["applied"]
+        gate.open()
+        status = settled(agent, lambda status: fleet(status)["relay"]["messages"] == 5)
+        assert fleet(status)["relay"]["redelivered"] == 0
+        # Another consumer begins with the first message, and all of them are known.
+        assert agent.reload(relay(server, database, listen='durable = "another"'))["applied"]
+        status = settled(agent, lambda status: fleet(status)["relay"]["messages"] == 10)
+        assert fleet(status)["relay"]["duplicates"] == 5
+        wait_until(lambda: undecided(server, "another") == 0)
+        # The listener leaves; its account stays.
+        other = '[[listen]]\naddress = "unixgram://{folder}/socket"\n'
+        without = (
+            relay(server, database).split("[[listen]]")[0]
+            + other
+            + OUTPUT.replace("{url}", database.url).replace("{spool}", "false")
+        )
+        assert agent.reload(without)["applied"]
+        assert fleet(agent.status())["relay"]["messages"] == 10
+        assert not fleet(agent.status())["relay"]["connected"]
+        settled(agent, lambda status: True)

@@ -1,4 +1,4 @@
-"""From an edge to a database through a real broker: every line that was accepted arrives, once in the account."""
+"""From an edge to a database through a real broker: every line that was accepted arrives."""
 
 from pathlib import Path
 

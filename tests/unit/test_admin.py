@@ -27,9 +27,9 @@ from agent.admin.status import OutputState, ReloadOutcome, ReloadStatus, Service
 from agent.config import Cardinality, Slo
 from agent.errors import ControlError
 from agent.objectives import Promised
+from agent.relay.account import RelayCounters
 from agent.sampler import Sampler
 from agent.sessions import Sessions
-from agent.relay.account import RelayCounters
 from agent.store.rejected import RejectedCounters
 from agent.store.spool_file import SpoolCounters
 from agent.watch import Watch

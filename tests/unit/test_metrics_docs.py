@@ -23,7 +23,8 @@ TEXT = (ROOT / "docs" / "metrics.md").read_text()
 
 UNITS = {
     *("bytes", "seconds", "metrics", "datagrams", "samples", "points", "lines", "fields", "heads", "series"),
-    *("files", "batches", "messages", "connections", "handshakes", "requests", "attempts", "retries", "splits", "calls"),
+    *("files", "batches", "connections", "handshakes", "requests", "attempts", "retries", "splits", "calls"),
+    "messages",
     *("openings", "reloads", "errors", "clients", "sockets", "ratio", "rate"),
 }
 
