@@ -464,6 +464,7 @@ class Service:
             "outputs": {
                 one.name: {
                     "restored": one.restored,
+                    "carried": one.carried,
                     "written": one.written,
                     "missed": one.missed,
                     "delivered": one.delivered,

@@ -24,6 +24,7 @@ from agent.accounts import (
     ListenerAccount,
     OutputAccount,
     RejectedAccount,
+    RelayAccount,
     SpoolAccount,
 )
 from agent.admin.metrics_delivery import delivery
@@ -73,6 +74,23 @@ _AGGREGATION_GAUGES: _Rows = (
     ("aggregation_series", "Series in the listener's tables.", "series"),
     ("aggregation_memory_bytes", "Memory of the listener's tables.", "bytes"),
 )
+_RELAY_COUNTERS: _Rows = (
+    ("relay_messages", "Messages of a broker that are decided.", "messages"),
+    ("relay_bytes", "Bytes of their bodies as they came.", "bytes"),
+    ("relay_metrics", "Metrics in those that were passed on.", "metrics"),
+    ("relay_carried_metrics", "Of these, the ones that went on unread.", "carried"),
+    ("relay_duplicate_messages", "Messages that were known, and not passed on.", "duplicates"),
+    ("relay_duplicate_metrics", "Metrics in them.", "duplicate_metrics"),
+    ("relay_poisoned_messages", "Messages that nobody can read.", "poisoned"),
+    ("relay_expired_messages", "Messages that the broker dropped before they were read.", "expired"),
+    ("relay_redelivered_messages", "Messages that the broker had handed out before.", "redelivered"),
+)
+_RELAY_GAUGES: _Rows = (
+    ("relay_in_flight_messages", "Messages that are taken and undecided.", "in_flight"),
+    ("relay_in_flight_bytes", "Bytes of their bodies.", "in_flight_bytes"),
+    ("relay_paused", "1 while nothing is taken, since too much is undecided.", "paused"),
+    ("relay_connected", "1 while the broker can be read.", "connected"),
+)
 _LANE_COUNTERS: _Rows = (
     ("lane_accepted_metrics", "Metrics accepted by the lane.", "accepted"),
     ("lane_receive_calls", "Receive calls that returned something.", "receives"),
@@ -83,6 +101,7 @@ _LANE_GAUGES: _Rows = (
 )
 _OUTPUT_COUNTERS: _Rows = (
     ("output_restored_metrics", "Metrics that an earlier process left, or a command brought.", "restored"),
+    ("output_carried_metrics", "Metrics of a broker's messages that went on unread.", "carried"),
     ("output_written_metrics", "Metrics written to the output's rings.", "written"),
     ("output_missed_metrics", "Metrics that others took while this output's ring was full.", "missed"),
     ("output_filtered_metrics", "Lines that a filter or a shard left out of the output.", "filtered"),
@@ -264,6 +283,10 @@ def _ledger(ledger: Ledger) -> Iterator[Metric]:
     yield from _table(_counter, _AGGREGATION_COUNTERS, "listener", aggregations)
     yield from _table(_gauge, _AGGREGATION_GAUGES, "listener", aggregations)
 
+    relays = [(one.name, one.relay) for one in ledger.listeners if one.relay is not None]
+    yield from _table(_counter, _RELAY_COUNTERS, "listener", relays)
+    yield from _table(_gauge, _RELAY_GAUGES, "listener", relays)
+
     lanes = [(str(lane.lane) if lane.lane >= 0 else "feed", lane) for lane in ledger.lanes]
     yield from _table(_counter, _LANE_COUNTERS, "lane", lanes)
     yield from _table(_gauge, _LANE_GAUGES, "lane", lanes)
@@ -346,6 +369,7 @@ def _disks(outputs: Iterable[OutputAccount]) -> Iterator[Metric]:
 _Account = (
     ListenerAccount
     | AggregationAccount
+    | RelayAccount
     | LaneAccount
     | OutputAccount
     | SpoolAccount

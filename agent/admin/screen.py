@@ -51,6 +51,10 @@ def draw(status: Mapping[str, Any], console: Console) -> None:
     if aggregating:
         _print(_aggregations(aggregating), console)
         console.print()
+    relaying = [one for one in status["listeners"] if one.get("relay") is not None]
+    if relaying:
+        _print(_relays(relaying), console)
+        console.print()
     _print(_outputs(status["outputs"], status["delay"]), console)
     if status.get("guards") is not None and status["guards"]["series_max"]:
         console.print()
@@ -120,6 +124,27 @@ def _fits(table: Table, console: Console) -> bool:
     if table.columns[-1].header in _TEXT_COLUMNS:
         widths[-1] = min(widths[-1], _FOLDED_COLUMNS)
     return sum(widths) + 2 * (len(widths) - 1) <= console.width
+
+
+def _relays(listeners: Iterable[Mapping[str, Any]]) -> Table:
+    columns = ("messages", "metrics", "unread", "in flight", "duplicates", "poisoned", "expired", "why")
+    table = _table("From brokers", "listener", "state", *columns)
+    for one in listeners:
+        relay = one["relay"]
+        state = "paused" if relay["paused"] else "ok" if relay["connected"] else "retrying"
+        table.add_row(
+            escape(one["name"]),
+            f"[{_STATE_STYLES.get(state, 'yellow')}]{state}[/]",
+            count(relay["messages"]),
+            count(relay["metrics"]),
+            count(relay["carried"]),
+            size(relay["in_flight_bytes"]),
+            count(relay["duplicates"]),
+            loss(relay["poisoned"]),
+            loss(relay["expired"]),
+            escape(relay["failing"]),
+        )
+    return table
 
 
 def _listeners(listeners: Iterable[Mapping[str, Any]]) -> Table:

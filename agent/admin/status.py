@@ -232,8 +232,15 @@ def compose(provider: Provider, ledger: Ledger, final: bool) -> dict[str, Any]:
 
 
 def troubles(ledger: Ledger) -> list[str]:
-    """What does not work and yet keeps nothing from being received, one line each: disks that refuse."""
-    found = []
+    """What does not work and yet keeps the agent from nothing else: disks that refuse, brokers that are gone.
+
+    One line each.
+    """
+    found = [
+        f"listener {listener.name}: {listener.relay.failing}"
+        for listener in ledger.listeners
+        if listener.relay is not None and listener.relay.failing
+    ]
     for output in ledger.outputs:
         if output.spool is not None and output.spool.failing:
             found.append(f"output {output.name}: spool: {output.spool.failing}")

@@ -70,6 +70,7 @@ class Own(Collector):
         for output in ledger.outputs:
             counts = {
                 "restored": output.restored,
+                "carried": output.carried,
                 "written": output.written,
                 "missed": output.missed,
                 "delivered": output.delivered,

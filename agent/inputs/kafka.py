@@ -10,8 +10,8 @@ Options: https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -176,7 +176,8 @@ class _Session:
                 self._work()
                 self._finish()
             finally:
-                self._consumer.close()
+                with self._patience():
+                    self._consumer.close()
                 self._intake.let_go()
                 self._again.clear()
         except KafkaException as error:
@@ -197,9 +198,9 @@ class _Session:
                 intake.read_on()
             if self._paused:
                 owner.work(READ_ON_S)
-                message = self._consumer.poll(0)
-            else:
-                message = self._consumer.poll(READ_ON_S if intake.reads else POLL_S)
+            # A rebalance is told within it, and asks the broker things.
+            with self._patience():
+                message = self._consumer.poll(self._poll_s)
             owner.turns += 1
             if message is not None:
                 self._came(message)
@@ -207,6 +208,18 @@ class _Session:
             if now >= commit_at:
                 commit_at = now + COMMIT_S
                 self._commit(list(self._partitions.values()), wait=False)
+
+    @property
+    def _poll_s(self) -> float:
+        return 0 if self._paused else READ_ON_S if self._intake.reads else POLL_S
+
+    @contextmanager
+    def _patience(self) -> Iterator[None]:
+        self._owner.waiting = True
+        try:
+            yield
+        finally:
+            self._owner.waiting = False
 
     def _finish(self) -> None:
         """Take nothing more, and give what is under way its time."""

@@ -12,8 +12,9 @@ import asyncio
 import itertools
 import json
 import logging
+import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -23,12 +24,12 @@ from agent.inputs.base import Source
 from agent.inputs.broker import RETRY_MAX_S, RETRY_MIN_S, BrokerError, BrokerInput
 from agent.outputs.base import one_line
 from agent.relay.intake import Intake
-from agent.relay.nats_client import connect, tls_context
 
 logger = logging.getLogger(__name__)
 
 CONNECT_S = 5.0
 ANSWER_S = 5.0
+CLOSE_S = 1.0
 
 ACK_WAIT_S = 10.0
 """The server gives a message to another relay when it has heard nothing of it for so long."""
@@ -49,7 +50,10 @@ LOOK_S = 10.0
 
 READ_ON_S = 0.02
 
-ACK, NAK, PROGRESS = b"+ACK", b"-NAK", b"+WPI"
+ACK, PROGRESS = b"+ACK", b"+WPI"
+NAK = b'-NAK {"delay": 500000000}'
+"""Half a second later, when the server knows that we ask for nothing more: nats-server 2.9 may use up the
+delivery of one message on a request whose asker has gone, and bring it again after ``ack_wait`` only."""
 
 _NS = 1_000_000_000
 
@@ -127,6 +131,7 @@ class NatsInput(BrokerInput):
             bring_again=lambda place: self._answer(place, NAK),
         )
         pause = RETRY_MIN_S
+        beating = asyncio.create_task(self._beat())
         try:
             while not self.stopping:
                 self.take_change()
@@ -143,8 +148,15 @@ class NatsInput(BrokerInput):
                 pause = RETRY_MIN_S if time.monotonic() - began > RETRY_MAX_S else min(2 * pause, RETRY_MAX_S)
                 await self.sleep(pause)
         finally:
+            beating.cancel()
             intake.let_go()
             intake.close()
+
+    async def _beat(self) -> None:
+        """Come round each second, whatever is waited for."""
+        while True:
+            self.turns += 1
+            await asyncio.sleep(1.0)
 
     def _settle(self, what: Callable[[], None]) -> None:
         def settle() -> None:
@@ -166,7 +178,6 @@ class NatsInput(BrokerInput):
 
     async def sleep(self, seconds: float) -> None:
         """Until something happens, *seconds* at most."""
-        self.turns += 1
         if not self._woken.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
@@ -210,44 +221,53 @@ class _Session:
 
     async def close(self) -> None:
         """Let go of everything, and tell the server so if it listens still."""
-        self._refusing = True
         owner = self._owner
-        going = owner.ending
-        with suppress(Exception):
-            async with asyncio.timeout(max(owner.stop_at - time.monotonic(), 1.0) if owner.stopping else 1.0):
-                if going and self._nc is not None and self._nc.is_connected:
+        alive = self._nc is not None and self._nc.is_connected
+        if owner.ending:
+            if alive:
+                with suppress(Exception):
                     await self._finish()
-        if going:
+                # What is let go would come to us again as long as we ask.
+                await self._within(self._stop_asking())
             self._intake.let_go()
+        if alive:
+            await self._within(self._say_last())
+        if self._nc is not None:
+            await self._within(self._nc.close())
+
+    async def _within(self, what: Awaitable[object]) -> None:
+        """Do it, for a second at most, and whatever comes of it."""
         with suppress(Exception):
-            async with asyncio.timeout(1.0):
-                if self._nc is not None and self._nc.is_connected:
-                    await self._send_answers()
-                    await self._nc.flush(1)
-        with suppress(Exception):
-            async with asyncio.timeout(1.0):
-                if self._nc is not None:
-                    await self._nc.close()
+            async with asyncio.timeout(CLOSE_S):
+                await what
 
     async def _finish(self) -> None:
-        """Ask for nothing more, and give what is under way its time."""
+        """Give what is under way its time."""
+        self._refusing = True
         while self._intake.counters.in_flight and time.monotonic() < self._owner.stop_at:
             self._intake.read_on()
             await self._send_answers()
             await self._owner.sleep(READ_ON_S)
-        await self._send_answers()
+
+    async def _stop_asking(self) -> None:
         if self._subscription is not None:
             await self._subscription.drain()
+
+    async def _say_last(self) -> None:
+        await self._send_answers()
+        await self._nc.flush(CLOSE_S)
 
     async def _open(self) -> None:
         config = self._config
         brokers = parse_listen_address(config.address).brokers
         servers = [f"nats://{f'[{host}]' if ':' in host else host}:{port}" for host, port in brokers]
+        # Imported in the thread: nats-py takes its time.
+        from agent.relay.nats_client import connect, tls_context
+
         tls = tls_context(config.ca, config.cert, config.key, not config.insecure_skip_verify)
         self._nc = await connect(
             servers,
             config.options,
-            name=f"penstock {config.name}",
             timeout=CONNECT_S,
             tls=tls,
             error=self._complained,
@@ -328,7 +348,7 @@ class _Session:
                 await self._look_for_expired(await self._js.consumer_info(self._stream, self._config.durable))
             if intake.reads:
                 intake.read_on()
-            await owner.sleep(READ_ON_S if intake.reads else 1.0)
+            await owner.sleep(READ_ON_S if intake.reads else max(min(1.0, progress_at - now), 0.0))
 
     async def _ask(self) -> None:
         """Ask for as many messages as there is room for."""
@@ -425,12 +445,16 @@ class _Session:
             return "the server refuses the credentials: correct those in options"
         if "permissions violation" in said:
             return f"the user may not do this: {one_line(self._complaint)}"
+        if isinstance(error, plain.SecureConnWantedError):
+            return "the server does not ask for TLS, which is wanted; nothing was sent to it"
+        if isinstance(error, ssl.SSLError):
+            return one_line(f"TLS: {error.reason or error}")
         if isinstance(error, errors.ServiceUnavailableError | plain.NoRespondersError):
             return "nobody answers for JetStream: it is off there, or has no leader now"
         if isinstance(error, errors.APIError):
             return one_line(f"JetStream answers {error.code}: {error.description}")
         if isinstance(error, TimeoutError | plain.TimeoutError):
-            return "the server did not answer in time"
+            return "the server did not answer in time" if self._nc else "cannot connect: timed out"
         if isinstance(error, plain.NoServersError):
             return one_line(f"cannot connect: {self._complaint or 'no server answers'}")
         if isinstance(error, OSError):

@@ -1,56 +1,72 @@
-"""A connection to NATS that is made once: when it breaks, whoever has it makes another one.
+"""A connection to NATS to read by, made once: when it breaks, whoever has it makes another one.
 
-nats-py's own reconnecting is off. What waits in it has no bound, and a server that accepts connections and
-then says nothing holds it up for ever.
+nats-py's own reconnecting is off, as for outputs (:mod:`agent.outputs.nats_connection`). Imports nats-py.
 """
 
+import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from agent import __version__
+from agent.outputs.nats_connection import _Careful
+
 PING_S = 10
 """A server that does not answer two of these is gone."""
-
-NUMBERS = ("ping_interval", "max_outstanding_pings")
 
 
 async def connect(
     servers: Sequence[str],
     options: Mapping[str, str],
     *,
-    name: str,
     timeout: float,
     tls: ssl.SSLContext | None = None,
     error: Callable[[Exception], Awaitable[None]],
     closed: Callable[[], Awaitable[None]],
 ) -> Any:
-    """A connection to one of *servers*, with *options* under nats-py's own names.
+    """A connection to one of *servers*, with *options* under nats-py's own names, within *timeout* seconds.
 
     *error* is told what the server complains of, *closed* of the end. Raises what nats-py does, and OSError.
     """
-    import nats
-
-    more: dict[str, Any] = {key: int(value) if key in NUMBERS else value for key, value in options.items()}
-    if tls is not None:
-        more["tls"] = tls
-    return await nats.connect(
-        servers=list(servers),
-        name=name,
-        allow_reconnect=False,
-        connect_timeout=timeout,
-        error_cb=error,
-        closed_cb=closed,
-        **{"ping_interval": PING_S, "max_outstanding_pings": 2, **more},
-    )
+    client = _Careful()
+    client.tls_wanted = tls is not None
+    own: dict[str, Any] = dict(options)
+    if "tls_handshake_first" in own:
+        own["tls_handshake_first"] = own["tls_handshake_first"] == "true"
+    try:
+        async with asyncio.timeout(timeout):
+            await client.connect(
+                list(servers),
+                name=f"penstock/{__version__}",
+                error_cb=error,
+                closed_cb=closed,
+                allow_reconnect=False,
+                # One in a black hole does not cost the others their time.
+                connect_timeout=timeout / len(servers),  # type: ignore[arg-type]
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
+                ping_interval=PING_S,
+                max_outstanding_pings=2,
+                tls=tls,
+                **own,
+            )
+    except BaseException:
+        # It would go on with whatever it has begun.
+        transport = getattr(getattr(client, "_transport", None), "_bare_io_writer", None)
+        if transport is not None:
+            transport.transport.abort()
+        raise
+    return client
 
 
 def tls_context(ca: str, cert: str, key: str, verify: bool) -> ssl.SSLContext | None:
     """What these files ask for; None for a plain connection. Raises OSError, ssl.SSLError."""
-    if not (ca or cert or not verify):
+    if verify and not (ca or cert):
         return None
     context = ssl.create_default_context(cafile=ca or None)
     if cert:
-        context.load_cert_chain(cert, key or None)
+        # No password: an encrypted key would ask for it on the terminal.
+        context.load_cert_chain(cert, key or None, password=lambda: "")
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

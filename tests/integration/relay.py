@@ -68,3 +68,22 @@ def again(server: Any, subject: str, messages: Iterable[tuple[Mapping[str, str],
         )
 
     server.run(send)
+
+
+def publish_kafka(
+    broker: Any, topic: str, messages: Iterable[tuple[Mapping[str, str], bytes]], partition: int = 0
+) -> None:
+    """Publish *messages* to one partition, in order."""
+    from confluent_kafka import Producer
+
+    failed: list[object] = []
+    producer = Producer({"bootstrap.servers": broker.address, "log_level": 0, "enable.idempotence": True})
+    for told, data in messages:
+        producer.produce(
+            topic,
+            data,
+            headers=[(name, value.encode()) for name, value in told.items()],
+            partition=partition,
+            on_delivery=lambda error, _: failed.append(error) if error is not None else None,
+        )
+    assert producer.flush(60) == 0 and not failed, failed

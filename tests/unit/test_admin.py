@@ -28,6 +28,7 @@ from agent.config import Cardinality, Slo
 from agent.errors import ControlError
 from agent.objectives import Promised
 from agent.relay.sources import Sources
+from agent.relay.account import RelayCounters
 from agent.sampler import Sampler
 from agent.sessions import Sessions
 from agent.store.rejected import RejectedCounters
@@ -48,6 +49,7 @@ class Counters:
     rejected: int = 0
     merged: int = 0
     restored: int = 0
+    carried: int = 0
     batches: int = 0
     replayed: int = 0
     attempts: int = 7
@@ -80,6 +82,7 @@ class Service:
         self.spool: SpoolCounters | None = None
         self.refused: RejectedCounters | None = None
         self.guards: GuardAccount | None = None
+        self.relays: dict[int, RelayCounters] = {}
         self.promises = {"influx": Promised(young=0, on_time=0)}
         self.sampler = Sampler(self)
         self.watching = Sessions()
@@ -103,7 +106,8 @@ class Service:
     def ledger(self) -> ledger.Ledger:
         rings = {"lane-0": self.ring.stats()}
         output = OutputReading("influx", "influxdb", self.counters, rings, self.spool, self.refused)
-        return ledger.read({0: (NAME, "udp://x")}, [self.lane.stats()], [output], guards=self.guards)
+        names = {0: (NAME, "udp://x")}
+        return ledger.read(names, [self.lane.stats()], [output], guards=self.guards, relays=self.relays)
 
     def sessions(self) -> Sessions:
         return self.watching

@@ -28,6 +28,7 @@ class Counters:
     rejected: int = 0
     merged: int = 0
     restored: int = 0
+    carried: int = 0
     batches: int = 0
     replayed: int = 0
     attempts: int = 0

@@ -14,6 +14,7 @@ from agent.admin.metrics import _ServiceCollector
 from agent.delivery.breaker import State
 from agent.delivery.trace import STAGES
 from agent.relay.sources import Sources
+from agent.relay.account import RelayCounters
 from agent.store.rejected import RejectedCounters
 from agent.store.spool_file import SpoolCounters
 from tests.unit.test_admin import Service
@@ -34,6 +35,7 @@ def families() -> Iterator[Metric]:
     service = Service()
     service.spool, service.refused, service.guards = SpoolCounters(), RejectedCounters(), GuardAccount()
     service.relayed = Sources()
+    service.relays = {0: RelayCounters()}
     yield from _ServiceCollector(service).collect()
     yield from ProcessCollector(registry=CollectorRegistry()).collect()
 
