@@ -12,9 +12,9 @@ import pytest
 
 from tests.conftest import wait_until
 from tests.integration.agent_process import AgentProcess
-from tests.integration.fake_influxdb import FakeInfluxDB
+from tests.integration.fake_influxdb import Answer, FakeInfluxDB
 from tests.integration.nats_server import NatsServer, nats_server
-from tests.integration.relay import lines, message, publish_nats
+from tests.integration.relay import again, lines, message, publish_nats
 
 pytestmark = pytest.mark.needs("nats-server")
 

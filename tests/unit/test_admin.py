@@ -27,8 +27,8 @@ from agent.admin.status import OutputState, ReloadOutcome, ReloadStatus, Service
 from agent.config import Cardinality, Slo
 from agent.errors import ControlError
 from agent.objectives import Promised
-from agent.relay.sources import Sources
 from agent.relay.account import RelayCounters
+from agent.relay.sources import Sources
 from agent.sampler import Sampler
 from agent.sessions import Sessions
 from agent.store.rejected import RejectedCounters

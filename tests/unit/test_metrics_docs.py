@@ -13,8 +13,8 @@ from agent.accounts import GuardAccount
 from agent.admin.metrics import _ServiceCollector
 from agent.delivery.breaker import State
 from agent.delivery.trace import STAGES
-from agent.relay.sources import Sources
 from agent.relay.account import RelayCounters
+from agent.relay.sources import Sources
 from agent.store.rejected import RejectedCounters
 from agent.store.spool_file import SpoolCounters
 from tests.unit.test_admin import Service
