@@ -182,9 +182,13 @@ class BrokerOutput(ServerOutput, frozen=True, kw_only=True):
 
 
 class NatsOutput(BrokerOutput, frozen=True, kw_only=True, tag_field="type", tag="nats"):
-    """A stream of NATS JetStream."""
+    """A stream of NATS JetStream.
+
+    It confirms within milliseconds, or, when its leader dies in between, never.
+    """
 
     type: ClassVar[Literal["nats"]] = "nats"
+    response_timeout: Annotated[float, Duration("1ms", "1h")] = 5.0
     servers: Annotated[tuple[str, ...], Addresses("nats", "tls", port=4222)] = ("nats://127.0.0.1:4222",)
     subject: Annotated[str, Subject(agent=True)]
     stream: Annotated[str, Text(pattern=STREAM_NAME, wanted=STREAM_NAME_WANTED, chars_max=255)] = ""

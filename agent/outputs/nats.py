@@ -9,7 +9,7 @@ what happened                                     verdict   because
 ================================================= ========= ==============================================
 the stream confirms, a duplicate too              DELIVERED
 larger than the server or the stream takes        SPLIT     a smaller message may pass
-nobody takes the subject, for 10 s                HOLD      there is no such stream, or no JetStream
+nobody takes the subject, for 15 s                HOLD      there is no such stream, or no JetStream
 the same, for less                                RETRY     a stream that elects its leader is silent, too
 another stream takes it; no permission;           HOLD      a person can mend it
 credentials that are refused or cannot be read

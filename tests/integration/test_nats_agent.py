@@ -56,6 +56,36 @@ def test_a_broker_that_goes_and_comes_back(tmp_path: Path) -> None:
     assert_whole(messages)
 
 
+@pytest.mark.parametrize("how", ["gone", "frozen"])
+def test_a_stop_while_the_broker_is_away_leaves_all_for_the_next_start(tmp_path: Path, how: str) -> None:
+    with nats_server(tmp_path) as server:
+        server.add_stream("metrics", "metrics.>")
+        settings = config(server, options="{}").replace("[agent]", '[agent]\ndrain_timeout = "500ms"')
+        with AgentProcess(tmp_path, settings) as agent:
+            send(agent, lines(0, 100))
+            agent.wait_for(lambda status: output(status, "stream")["delivered"] == 100)
+            if how == "gone":
+                server.kill()
+            else:
+                server.freeze()
+            send(agent, lines(100, 200))
+            agent.wait_for(lambda status: output(status, "stream")["written"] == 300)
+            assert agent.stop() == EXIT_OK
+            if how == "gone":
+                server.start()
+            else:
+                server.thaw()
+            agent.spawn()
+            agent.wait_notified("READY", 2)
+            status = agent.wait_for(
+                lambda status: output(status, "stream")["delivered"] == 200 and at_rest(status)
+            )
+            assert_balanced(status)
+        messages = found(server)
+    # What was under way when it stopped is the same message once more.
+    assert sorted(lines_of(messages)) == sorted(lines(0, 300))
+
+
 def test_another_id_of_the_agent_is_in_the_messages_after_a_reload(tmp_path: Path) -> None:
     with nats_server(tmp_path) as server, AgentProcess(tmp_path, config(server, options="{}")) as agent:
         server.add_stream("metrics", "metrics.>")

@@ -155,7 +155,7 @@ def test_where_no_stream_takes_the_subject_it_is_tried_again_and_then_held(serve
     server.add_stream("somebody", "nobody")
     assert post(output).kind is Kind.DELIVERED
     server.delete_stream("somebody")
-    monkeypatch.setattr(nats_connection, "SILENCE_S", 10.0)
+    monkeypatch.setattr(nats_connection, "SILENCE_S", 15.0)
     # Counted anew.
     assert post(output).kind is Kind.RETRY
 

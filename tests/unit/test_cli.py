@@ -327,8 +327,23 @@ def test_without_a_terminal_run_logs_only(agent: AgentProcess) -> None:
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("agent.cli", {"aiohttp", "rich", "prometheus_client", "influxdb_client", "asyncio", "agent._core"}),
-        ("agent.service", {"aiohttp", "rich", "prometheus_client", "influxdb_client", "psutil"}),
+        (
+            "agent.cli",
+            {
+                "aiohttp",
+                "rich",
+                "prometheus_client",
+                "influxdb_client",
+                "nats",
+                "confluent_kafka",
+                "asyncio",
+                "agent._core",
+            },
+        ),
+        (
+            "agent.service",
+            {"aiohttp", "rich", "prometheus_client", "influxdb_client", "nats", "confluent_kafka", "psutil"},
+        ),
     ],
 )
 def test_nothing_is_imported_before_it_is_needed(module: str, unwanted: set[str]) -> None:
