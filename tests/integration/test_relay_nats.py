@@ -475,3 +475,34 @@ def test_a_reload_of_other_keys_than_the_connection_s_disturbs_nothing(
         assert fleet(agent.status())["relay"]["messages"] == 10
         assert not fleet(agent.status())["relay"]["connected"]
         settled(agent, lambda status: True)
+
+
+def test_a_consumer_that_is_removed_is_made_again(
+    tmp_path: Path, server: NatsServer, database: FakeInfluxDB
+) -> None:
+    with AgentProcess(tmp_path, relay(server, database)) as agent:
+        publish_nats(server, "metrics.a", [message(0)])
+        settled(agent, lambda status: fleet(status)["relay"]["messages"] == 1)
+        server.run(lambda stream: stream.delete_consumer("metrics", "penstock"))
+        publish_nats(server, "metrics.a", [message(10)])
+        # It begins with the first one, which is known.
+        status = settled(agent, lambda status: fleet(status)["relay"]["messages"] == 3)
+        assert fleet(status)["relay"]["duplicates"] == 1 and fleet(status)["received"] == 20
+        server.delete_stream("metrics")
+        agent.wait_for(lambda status: "no stream takes" in fleet(status)["relay"]["failing"], timeout=30)
+        server.add_stream("metrics", "metrics.>")
+        publish_nats(server, "metrics.a", [message(20)])
+        settled(agent, lambda status: fleet(status)["relay"]["messages"] == 4)
+        assert fleet(agent.status())["relay"]["failing"] == ""
+
+
+def test_messages_larger_than_what_may_be_in_flight_come_one_by_one(
+    tmp_path: Path, server: NatsServer, database: FakeInfluxDB
+) -> None:
+    sent = [message(10_000 * n, 10_000, compression="") for n in range(6)]
+    assert len(sent[0][1]) > 200_000
+    publish_nats(server, "metrics.a", sent)
+    with AgentProcess(tmp_path, relay(server, database, listen='max_in_flight = "64KiB"')) as agent:
+        settled(agent, lambda status: fleet(status)["relay"]["messages"] == 6)
+        wait_until(lambda: undecided(server) == 0)
+        assert len(database.lines) == 60_000
