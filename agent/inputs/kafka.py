@@ -9,8 +9,7 @@ Options: https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md
 """
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -21,6 +20,7 @@ from agent.inputs.base import Source
 from agent.inputs.broker import RETRY_MAX_S, RETRY_MIN_S, BrokerError, BrokerInput
 from agent.outputs.base import one_line
 from agent.relay.intake import Intake
+from agent.relay.offsets import Partition, Spot
 
 POLL_S = 0.1
 READ_ON_S = 0.02
@@ -48,56 +48,6 @@ OURS = {
     # What it would write to standard error comes as errors, too.
     "log_level": 0,
 }
-
-
-class Partition:
-    """What was taken of one partition since it came to us."""
-
-    def __init__(self, topic: str, number: int) -> None:
-        self.topic = topic
-        self.number = number
-        self.next = -1
-        """Offset behind the last one that was taken, or where to begin; -1 if that is not known."""
-        self.committed = -1
-        self.gone = False
-        self._order: deque[int] = deque()
-        self._done: set[int] = set()
-
-    def took(self, offset: int) -> bool:
-        """A message has come; False if it had before."""
-        if offset < self.next:
-            return False
-        self._order.append(offset)
-        self.next = offset + 1
-        return True
-
-    def decided(self, offset: int) -> None:
-        if self._order and offset >= self._order[0]:
-            self._done.add(offset)
-
-    @property
-    def position(self) -> int:
-        """What may be committed: the oldest offset that is undecided; -1 if that is not known."""
-        while self._order and self._order[0] in self._done:
-            self._done.discard(self._order.popleft())
-        return self._order[0] if self._order else self.next
-
-
-class Spot:
-    """Where a message lies."""
-
-    __slots__ = ("offset", "partition")
-
-    def __init__(self, partition: Partition, offset: int) -> None:
-        self.partition = partition
-        self.offset = offset
-
-    def about(self) -> Mapping[str, Any]:
-        return {
-            "topic": self.partition.topic,
-            "partition": self.partition.number,
-            "offset": self.offset,
-        }
 
 
 class KafkaInput(BrokerInput):

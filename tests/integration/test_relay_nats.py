@@ -2,6 +2,9 @@
 
 import json
 import signal
+import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +15,7 @@ import pytest
 
 from tests.conftest import wait_until
 from tests.integration.agent_process import AgentProcess
+from tests.integration.certificates import make_certificates
 from tests.integration.fake_influxdb import Answer, FakeInfluxDB
 from tests.integration.nats_server import NatsServer, nats_server
 from tests.integration.relay import again, lines, message, publish_nats
@@ -225,6 +229,13 @@ def test_what_nobody_can_read_is_kept_and_passed(
             assert any(reason in about["reason"] for about, _ in files), reason
         assert {about["subject"] for about, _ in files} == {"metrics.a"}
         assert sorted(about["sequence"] for about, _ in files) == [2, 3, 4, 5, 6]
+        name = next((agent.state_dir / "rejected" / "_relay").glob("*.msg")).name
+        command = [sys.executable, "-m", "agent", "rejected", "ls", "_relay", "-c", str(agent.config_path)]
+        assert name in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        refused = agent.command("rejected", "retry", "_relay", name)
+        assert refused.returncode and "that nobody can read" in refused.stderr
+        assert agent.command("rejected", "drop", "_relay", "--all", "--yes").returncode == 0
+        assert not kept(agent)
         assert database.lines == set((lines(0, 10) + lines(90, 10)).splitlines(keepends=True))
 
 
@@ -475,3 +486,53 @@ def test_a_reload_of_other_keys_than_the_connection_s_disturbs_nothing(
         assert fleet(agent.status())["relay"]["messages"] == 10
         assert not fleet(agent.status())["relay"]["connected"]
         settled(agent, lambda status: True)
+
+
+def test_a_consumer_that_is_removed_is_made_again(
+    tmp_path: Path, server: NatsServer, database: FakeInfluxDB
+) -> None:
+    with AgentProcess(tmp_path, relay(server, database)) as agent:
+        publish_nats(server, "metrics.a", [message(0)])
+        settled(agent, lambda status: fleet(status)["relay"]["messages"] == 1)
+        server.run(lambda stream: stream.delete_consumer("metrics", "penstock"))
+        publish_nats(server, "metrics.a", [message(10)])
+        # It begins with the first one, which is known.
+        status = settled(agent, lambda status: fleet(status)["relay"]["messages"] == 3)
+        assert fleet(status)["relay"]["duplicates"] == 1 and fleet(status)["received"] == 20
+        server.delete_stream("metrics")
+        agent.wait_for(lambda status: "no stream takes" in fleet(status)["relay"]["failing"], timeout=30)
+        server.add_stream("metrics", "metrics.>")
+        publish_nats(server, "metrics.a", [message(20)])
+        settled(agent, lambda status: fleet(status)["relay"]["messages"] == 4)
+        assert fleet(agent.status())["relay"]["failing"] == ""
+
+
+def test_messages_larger_than_what_may_be_in_flight_come_one_by_one(
+    tmp_path: Path, server: NatsServer, database: FakeInfluxDB
+) -> None:
+    sent = [message(10_000 * n, 10_000, compression="") for n in range(6)]
+    assert len(sent[0][1]) > 200_000
+    publish_nats(server, "metrics.a", sent)
+    with AgentProcess(tmp_path, relay(server, database, listen='max_in_flight = "64KiB"')) as agent:
+        settled(agent, lambda status: fleet(status)["relay"]["messages"] == 6)
+        wait_until(lambda: undecided(server) == 0)
+        assert len(database.lines) == 60_000
+
+
+def test_by_tls_with_a_certificate_of_its_own(tmp_path: Path, database: FakeInfluxDB) -> None:
+    certificates = make_certificates(tmp_path)
+    names = ", ".join(
+        f'{key}: "{certificates / name}"'
+        for key, name in (("cert_file", "server.pem"), ("key_file", "server.key"), ("ca_file", "ca.pem"))
+    )
+    context = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
+    context.load_cert_chain(certificates / "client.pem", certificates / "client.key")
+    with nats_server(tmp_path, f"tls {{ {names}, verify: true }}", tls=context) as server:
+        server.add_stream("metrics", "metrics.>")
+        publish_nats(server, "metrics.a", [message(0)])
+        good = f'ca = "{certificates}/ca.pem"\ncert = "{certificates}/client.pem"\nkey = "{certificates}/client.key"'
+        other = good.replace("ca.pem", "other.pem")
+        with AgentProcess(tmp_path, relay(server, database, listen=other)) as agent:
+            agent.wait_for(lambda status: "TLS: " in fleet(status)["relay"]["failing"])
+            assert agent.reload(relay(server, database, listen=good))["applied"]
+            settled(agent, lambda status: fleet(status)["relay"]["messages"] == 1)

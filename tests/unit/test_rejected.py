@@ -249,3 +249,21 @@ def test_many_threads_lose_nothing(tmp_path: Path) -> None:
     assert counters.metrics + counters.removed + counters.unsaved == 240
     assert counters.bytes <= 40 * 4096 and counters.unsaved == 0
     rig.check()
+
+
+def test_what_is_no_lines_is_kept_as_it_came(rig: Rig) -> None:
+    rig.rejected.keep(b"\x00\x01\n", 7, {"reason": "who knows", "sequence": 5})
+    [name] = [name for name in rig.names() if name.endswith(".msg")]
+    assert metrics_of(name) == 7 and (rig.folder / name).read_bytes() == b"\x00\x01\n"
+    about = json.loads((rig.folder / name.replace(".msg", REASONS)).read_bytes())
+    assert (about["reason"], about["sequence"], about["metrics"]) == ("who knows", 5, 7)
+    assert rig.rejected.counters.metrics == 7 and rig.rejected.counters.files == 1
+    # It is found again, and goes like any other.
+    assert rig.open().counters.metrics == 7 and len(rig.names()) == 2
+    assert rig.rejected.remove(name) and rig.names() == []
+
+
+def test_a_message_that_no_disk_takes_is_counted(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "create", failing(errno.EIO, disk.create, lambda path: True))
+    rig.rejected.keep(b"x", 3, {})
+    assert rig.rejected.counters.unsaved == 3 and rig.rejected.counters.errors
