@@ -530,7 +530,8 @@ def test_by_tls_with_a_certificate_of_its_own(tmp_path: Path, database: FakeInfl
     with nats_server(tmp_path, f"tls {{ {names}, verify: true }}", tls=context) as server:
         server.add_stream("metrics", "metrics.>")
         publish_nats(server, "metrics.a", [message(0)])
-        good = f'ca = "{certificates}/ca.pem"\ncert = "{certificates}/client.pem"\nkey = "{certificates}/client.key"'
+        files = {"ca": "ca.pem", "cert": "client.pem", "key": "client.key"}
+        good = "\n".join(f'{key} = "{certificates}/{name}"' for key, name in files.items())
         other = good.replace("ca.pem", "other.pem")
         with AgentProcess(tmp_path, relay(server, database, listen=other)) as agent:
             agent.wait_for(lambda status: "TLS: " in fleet(status)["relay"]["failing"])
