@@ -8,14 +8,14 @@ Each server keeps its ports and its folder when it is started again, so it comes
 """
 
 import asyncio
-import json
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tests.conftest import wait_until
-from tests.integration.servers import Server, free_tcp_port
+from tests.integration.nats_server import NatsServer
+from tests.integration.servers import free_tcp_port
 
 T = TypeVar("T")
 
@@ -23,87 +23,32 @@ ELECTION_S = 30.0
 """A stream has a leader again within, on a busy machine, too."""
 
 
-class NatsServer(Server):
-    """One server; :attr:`port` is the one of its monitor, which speaks HTTP."""
+class Member(NatsServer):
+    """A server that knows the others by *routes*, ports of which the first is its own."""
 
-    program = "nats-server"
-    ready_path = "/healthz"
-
-    def __init__(self, folder: Path, name: str, settings: dict[str, object]) -> None:
-        super().__init__(folder, "127.0.0.1")
+    def __init__(self, folder: Path, name: str, routes: Sequence[int]) -> None:
+        listens = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes[1:])
+        cluster = (
+            f'cluster {{ name: "test", listen: "127.0.0.1:{routes[0]}", routes: [{listens}] }}\n'
+            if listens
+            else ""
+        )
+        super().__init__(folder, config=f'server_name: "{name}"\n{cluster}')
         self.name = name
-        self.client_port = free_tcp_port()
-        self.route_port = free_tcp_port()
-        self.routes: list[int] = []
-        """The route ports of the whole cluster; none where it is alone."""
-        self.settings = settings
-
-    @property
-    def nats_url(self) -> str:
-        return f"nats://127.0.0.1:{self.client_port}"
-
-    def arguments(self) -> list[str]:
-        config: dict[str, object] = {
-            "server_name": self.name,
-            "listen": f"127.0.0.1:{self.client_port}",
-            "http": f"127.0.0.1:{self.port}",
-            "jetstream": {"store_dir": str(self.folder / "store"), "max_mem": 64 << 20, "max_file": 8 << 30},
-            **self.settings,
-        }
-        if self.routes:
-            config["cluster"] = {
-                "name": "test",
-                "listen": f"127.0.0.1:{self.route_port}",
-                "routes": [f"nats://127.0.0.1:{port}" for port in self.routes],
-            }
-        path = self.folder / "nats.conf"
-        # JSON is what the server's own format understands, too.
-        path.write_text(json.dumps(config))
-        return ["-c", str(path)]
-
-    def _answers(self) -> bool:
-        # A server of a cluster is healthy when the others are there.
-        try:
-            answer = self.request("GET", "/varz" if self.routes else self.ready_path, seconds_max=2.0)
-        except OSError:
-            return False
-        return answer.status == 200
-
-
-async def _say_nothing(error: Exception) -> None:
-    """A server that is down is expected here, and what fails in the end is raised."""
 
 
 class NatsCluster:
     """Servers that know each other."""
 
-    def __init__(self, servers: Sequence[NatsServer]) -> None:
+    def __init__(self, servers: Sequence[Member]) -> None:
         self.servers = tuple(servers)
 
     @property
     def urls(self) -> list[str]:
-        return [server.nats_url for server in self.servers]
-
-    def start(self) -> None:
-        for server in self.servers:
-            server.start()
-        wait_until(self._is_whole, ELECTION_S, "the cluster has a leader")
-
-    def stop(self) -> None:
-        for server in self.servers:
-            server.stop()
-
-    def _is_whole(self) -> bool:
-        found = [server.request("GET", "/jsz").json() for server in self.servers]
-        # Alone, there is nobody to elect.
-        return len(found) == 1 or any(
-            one.get("meta_cluster", {}).get("cluster_size") == len(self.servers)
-            and one["meta_cluster"].get("leader")
-            for one in found
-        )
+        return [server.url for server in self.servers]
 
     def ask(self, what: "Callable[[Any], Coroutine[Any, Any, T]]") -> T:
-        """Do *what* with a JetStream context, on a connection of its own."""
+        """Do *what* with a JetStream context, on a connection of its own to whichever server answers."""
         import nats
 
         async def run() -> T:
@@ -117,20 +62,21 @@ class NatsCluster:
 
         return asyncio.run(run())
 
-    def add_stream(self, name: str, subjects: Sequence[str], **settings: Any) -> None:
-        """Make a stream; *settings* are nats-py's. Waits as long as the cluster is not ready for it."""
-        replicas = {"num_replicas": settings.pop("replicas", 1)}
+    def add_stream(self, name: str, subjects: Sequence[str], *, replicas: int = 1) -> None:
+        """Make a stream, as soon as the cluster has a leader that can."""
 
         def made() -> bool:
             try:
                 self.ask(
                     lambda context: context.add_stream(
-                        name=name, subjects=list(subjects), **replicas, **settings
+                        name=name, subjects=list(subjects), num_replicas=replicas
                     )
                 )
             except Exception as error:
-                # 10008: JetStream is not ready yet, for a moment after an election.
-                if "10008" in str(error) or "timeout" in str(error).lower() or not str(error):
+                # Without a leader, or with too few servers yet.
+                if "not available" in str(error) or "no suitable peers" in str(error) or not str(error):
+                    return False
+                if "timeout" in str(error).lower() or "no response" in str(error).lower():
                     return False
                 raise
             return True
@@ -141,9 +87,9 @@ class NatsCluster:
         """What is in a stream, and who leads it."""
         return self.ask(lambda context: context.stream_info(name))
 
-    def leader(self, name: str) -> NatsServer:
-        """The server that leads a stream, as soon as there is one."""
-        found: list[NatsServer] = []
+    def leader(self, name: str) -> Member:
+        """The server that leads a stream, as soon as there is one that runs."""
+        found: list[Member] = []
 
         def leads() -> bool:
             try:
@@ -166,16 +112,22 @@ class NatsCluster:
         return all(one.current and not one.offline for one in replicas)
 
 
+async def _say_nothing(error: Exception) -> None:
+    """A server that is down is expected here, and what fails in the end is raised."""
+
+
 @contextmanager
-def nats_cluster(folder: Path, size: int = 1, **settings: object) -> Iterator[NatsCluster]:
-    """A running cluster, or one server, with JetStream; *settings* are added to each server's config."""
-    servers = [NatsServer(folder / f"nats-{number}", f"nats-{number}", settings) for number in range(size)]
-    if size > 1:
-        for server in servers:
-            server.routes = [one.route_port for one in servers]
-    cluster = NatsCluster(servers)
+def nats_cluster(folder: Path, size: int = 1) -> Iterator[NatsCluster]:
+    """A running cluster, or one server, with JetStream."""
+    ports = [free_tcp_port() for _ in range(size)]
+    servers = [
+        Member(folder / f"nats-{number}", f"nats-{number}", [*ports[number:], *ports[:number]])
+        for number in range(size)
+    ]
     try:
-        cluster.start()
-        yield cluster
+        for server in servers:
+            server.start()
+        yield NatsCluster(servers)
     finally:
-        cluster.stop()
+        for server in servers:
+            server.stop()
