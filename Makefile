@@ -39,14 +39,14 @@ run: $(STAMP_CORE) $(STAMP_PAGE)  ## build, and run the agent with configs/demo.
 build: $(STAMP_CORE) $(STAMP_PAGE)  ## environment, dependencies, the compiled core and the page
 
 test: $(STAMP_DEV) $(STAMP_CORE) $(STAMP_PAGE)  ## C tests and Python tests (TEST_ARGS="-k ring -x")
-	@if [ -f tests/c/Makefile ]; then $(MAKE) --no-print-directory -C tests/c; fi
+	@if [ -f tests/c/Makefile ]; then $(MAKE) --no-print-directory -j$$(nproc) -C tests/c; fi
 	$(PY) -m pytest $(TEST_ARGS)
 
 bench: $(STAMP_DEV) $(STAMP_CORE) $(STAMP_PAGE)  ## benchmarks (BENCH_ARGS=--quick)
 	@$(PY) -m tests.bench $(BENCH_ARGS)
 
 fuzz:  ## every fuzzer for FUZZ_SECONDS
-	@$(MAKE) --no-print-directory -C tests/fuzz fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
+	@$(MAKE) --no-print-directory -j$$(nproc) -C tests/fuzz fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
 
 lint: $(STAMP_DEV) $(STAMP_CORE)  ## ruff, mypy, the stub against the core, cython-lint
 	@$(PY) -m ruff check .

@@ -19,7 +19,7 @@ from tests.integration.servers import free_tcp_port
 
 T = TypeVar("T")
 
-ELECTION_S = 30.0
+ELECTION_S = 60.0
 """A stream has a leader again within, on a busy machine, too."""
 
 
