@@ -237,6 +237,13 @@ class Fleet:
         assert [one["missing"] for one in view["sources"]] == [0] * len(self.edges)
 
 
+def start_again(agent: AgentProcess) -> None:
+    """Start an agent that has run before, and wait until it says once more that it is ready."""
+    before = sum("READY" in told for told in agent.notifications)
+    agent.spawn()
+    agent.wait_notified("READY", before + 1, PATIENCE_S)
+
+
 def fleet_command(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "agent", "fleet", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)

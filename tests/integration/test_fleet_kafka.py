@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.agent_process import assert_balanced, listener
-from tests.integration.fleet import Fleet, VictoriaDatabase
+from tests.integration.fleet import Fleet, VictoriaDatabase, start_again
 from tests.integration.kafka_broker import KafkaBroker, kafka_broker
 from tests.integration.servers import victoria_metrics
 from tests.integration.test_fleet_nats import EDGES, LINES_PER_S, RELAYS, kill_agent
@@ -55,7 +55,7 @@ def test_whatever_is_killed_and_whoever_comes_and_goes_every_line_arrives(tmp_pa
                     assert relay.stop() == 0
                     fleet.go_on(EDGES * LINES_PER_S // 2)
                 for relay in fleet.relays[1:]:
-                    relay.start(60)
+                    start_again(relay)
                     fleet.go_on(EDGES * LINES_PER_S // 2)
             fleet.end_load()
             fleet.wait_stored()

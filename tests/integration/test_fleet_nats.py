@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.agent_process import AgentProcess, assert_balanced, listener
-from tests.integration.fleet import Database, Fleet, InfluxDatabase, VictoriaDatabase
+from tests.integration.fleet import Database, Fleet, InfluxDatabase, VictoriaDatabase, start_again
 from tests.integration.nats_cluster import NatsCluster, NatsServer, nats_cluster
 from tests.integration.servers import influxd, victoria_metrics
 
@@ -35,7 +35,7 @@ def kill_agent(fleet: Fleet, agent: AgentProcess) -> None:
     agent.signal(signal.SIGKILL)
     agent.wait()
     fleet.go_on(EDGES * LINES_PER_S // 2)
-    agent.start(60)
+    start_again(agent)
     fleet.go_on(EDGES * LINES_PER_S // 2)
 
 

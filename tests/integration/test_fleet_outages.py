@@ -17,7 +17,7 @@ import pytest
 from tests.integration import test_fleet_kafka as by_kafka
 from tests.integration import test_fleet_nats as by_nats
 from tests.integration.agent_process import assert_balanced, listener, output
-from tests.integration.fleet import Fleet, InfluxDatabase
+from tests.integration.fleet import Fleet, InfluxDatabase, start_again
 from tests.integration.kafka_broker import kafka_broker
 from tests.integration.nats_cluster import nats_cluster
 from tests.integration.servers import Influxd, Server, influxd
@@ -117,7 +117,7 @@ def relay_gone(kind: str, folder: Path, seconds: float) -> None:
         before = bus.count()
         lasts(fleet, seconds)
         assert bus.count() > before and spooled(fleet) == [0] * EDGES
-        fleet.relays[0].start(60)
+        start_again(fleet.relays[0])
 
 
 def database_gone(kind: str, folder: Path, seconds: float) -> None:
