@@ -207,8 +207,10 @@ def _outputs(outputs: Sequence[Mapping[str, Any]], delays: Mapping[str, Any]) ->
     # Only where lines are merged at all.
     timed = ["p50", "p99"] if any(delays.values()) else []
     merged = ["merged"] if any(one["ledger"]["merged"] for one in outputs) else []
+    carried = ["carried"] if any(one["ledger"].get("carried") for one in outputs) else []
     columns = (
         "restored",
+        *carried,
         "written",
         "delivered",
         *merged,
@@ -227,6 +229,7 @@ def _outputs(outputs: Sequence[Mapping[str, Any]], delays: Mapping[str, Any]) ->
             escape(one["name"]),
             _state(one),
             count(ledger["restored"]),
+            *(count(ledger[name]) for name in carried),
             count(ledger["written"]),
             count(ledger["delivered"]),
             *(count(ledger[name]) for name in merged),

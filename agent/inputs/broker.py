@@ -92,7 +92,8 @@ class BrokerInput(Input):
             logger.critical(
                 "a listener of a broker ended", extra={"listener": self.config.name}, exc_info=True
             )
-        self.counters.connected = False
+        self.counters.connected = self.counters.paused = False
+        self.counters.failing = ""
 
     def take_change(self) -> bool:
         """Whether the settings of the connection have changed since it was asked last."""

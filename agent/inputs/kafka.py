@@ -31,6 +31,7 @@ REVOKE_S = 5.0
 """What is under way of a partition that goes to another member has so long."""
 
 ASK_S = 5.0
+LOOK_S = 2.0
 
 SETTINGS = {
     "session.timeout.ms": 10_000,
@@ -118,7 +119,8 @@ class _Session:
         from confluent_kafka import Consumer, KafkaException
 
         try:
-            self._consumer = Consumer({**_settings(self._config), "error_cb": self._complained})
+            told = {"error_cb": self._complained, "on_commit": self._committed}
+            self._consumer = Consumer({**_settings(self._config), **told})
             self._consumer.subscribe(
                 [self._config.topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
             )
@@ -137,7 +139,7 @@ class _Session:
 
     def _work(self) -> None:
         owner, intake = self._owner, self._intake
-        commit_at = time.monotonic() + COMMIT_S
+        commit_at = look_at = time.monotonic() + COMMIT_S
         while not owner.ending:
             if owner.has_work:
                 owner.work(0)
@@ -158,6 +160,9 @@ class _Session:
             if now >= commit_at:
                 commit_at = now + COMMIT_S
                 self._commit(list(self._partitions.values()), wait=False)
+            if owner.counters.failing and now >= look_at:
+                look_at = now + LOOK_S
+                self._look()
 
     @property
     def _poll_s(self) -> float:
@@ -170,6 +175,19 @@ class _Session:
             yield
         finally:
             self._owner.waiting = False
+
+    def _look(self) -> None:
+        """librdkafka says when something fails, and not when it works again."""
+        from confluent_kafka import KafkaException
+
+        topic = self._config.topic
+        try:
+            with self._patience():
+                found = self._consumer.list_topics(topic, timeout=LOOK_S)
+        except KafkaException:
+            return
+        if self._partitions and found.topics[topic].error is None:
+            self._owner.connected()
 
     def _finish(self) -> None:
         """Take nothing more, and give what is under way its time."""
@@ -300,14 +318,20 @@ class _Session:
         if not moved:
             return
         places = [TopicPartition(one.topic, one.number, one.position) for one in moved]
+        for one, place in zip(moved, places, strict=True):
+            one.committed = place.offset
         try:
             self._consumer.commit(offsets=places, asynchronous=not wait)
         except KafkaException as error:
-            # What is not committed comes again, and is known.
-            self._complained(error.args[0])
-            return
-        for one, place in zip(moved, places, strict=True):
-            one.committed = place.offset
+            self._committed(error.args[0], places)
+
+    def _committed(self, error: Any, places: Sequence[Any]) -> None:
+        """The group was told, or not: then what is not committed is told once more, or comes again."""
+        for place in places:
+            if (error or place.error) and (partition := self._partitions.get(place.partition)) is not None:
+                partition.committed = -1
+        if error is not None and not _in_a_rebalance(error):
+            self._complained(error)
 
     # ---- what goes wrong ----
 
@@ -315,14 +339,29 @@ class _Session:
         """librdkafka goes on by itself, whatever it is, unless it says that this is the end."""
         from confluent_kafka import KafkaError
 
-        if error.code() in (KafkaError._PARTITION_EOF, KafkaError._NO_OFFSET):
+        if error.code() == KafkaError._PARTITION_EOF or _in_a_rebalance(error):
             return
         reason = _reason(error, self._config)
         if error.fatal() or error.code() == KafkaError._MAX_POLL_EXCEEDED:
             raise BrokerError(reason)
-        # One broker of several that is away keeps nothing from being read.
-        if error.code() != KafkaError._TRANSPORT or not self._partitions:
-            self._owner.failed(reason)
+        # What is known better is not told over, and one broker of several that is away keeps nothing back.
+        if error.code() in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN) and (
+            self._owner.counters.failing or (error.code() == KafkaError._TRANSPORT and self._partitions)
+        ):
+            return
+        self._owner.failed(reason)
+
+
+def _in_a_rebalance(error: Any) -> bool:
+    """Whether the group has another generation by now, which is no fault of anybody's."""
+    from confluent_kafka import KafkaError
+
+    return error.code() in (
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError._NO_OFFSET,
+    )
 
 
 def _settings(config: Listen) -> dict[str, Any]:

@@ -11,7 +11,6 @@ Protocol: https://docs.nats.io/reference/reference-protocols/nats_api_reference
 import asyncio
 import itertools
 import json
-import ssl
 import time
 from collections.abc import Awaitable, Mapping
 from contextlib import suppress
@@ -21,7 +20,6 @@ from agent.config import Listen
 from agent.config_values import parse_listen_address
 from agent.inputs.base import Source
 from agent.inputs.broker import BrokerError, BrokerInput
-from agent.outputs.base import one_line
 from agent.relay.intake import Intake
 
 CONNECT_S = 5.0
@@ -33,15 +31,15 @@ ACK_WAIT_S = 10.0
 
 ASKS_BYTES = 8 << 20
 """So much is asked for at once,"""
-ASKS_MESSAGES = 256
-"""and so many messages,"""
+ASKS_MESSAGES = 64
+"""and so many messages, which others get none of,"""
 ASKS_MAX = 2
 """and so often before the first is answered in full."""
 ASK_AGAIN_S = 0.2
 """After a request that was ended for no fault of ours."""
 EXPIRES_S = 30.0
 """The server forgets what it was asked after this."""
-HEARTBEAT_S = 2.0
+HEARTBEAT_S = 1.0
 """What it tells us so often while there is nothing to send."""
 
 LOOK_S = 10.0
@@ -145,6 +143,8 @@ class Session:
         """Nothing is asked for before (monotonic)."""
         self._refusing = False
         self._broken = ""
+        self._failed: Exception | None = None
+        """A fault of ours, which ends the listener."""
         self._complaint = ""
         """What the server has complained of last."""
         self._read_up_to = 0
@@ -160,7 +160,11 @@ class Session:
         except BrokerError:
             raise
         except Exception as error:
-            raise BrokerError(self._reason(error)) from error
+            if error is self._failed:
+                raise
+            from agent.relay.nats_client import explained
+
+            raise BrokerError(explained(error, self._complaint, self._nc is not None)) from error
 
     async def close(self) -> None:
         """Let go of everything, and tell the server so if it listens still."""
@@ -277,6 +281,8 @@ class Session:
         now = time.monotonic()
         progress_at, look_at = now, now + LOOK_S
         while not owner.ending:
+            if self._failed is not None:
+                raise self._failed
             if self._broken:
                 raise BrokerError(self._broken)
             await self._ask()
@@ -350,7 +356,12 @@ class Session:
                 if asked.messages == ASKS_MESSAGES // 2 or not asked.messages:
                     self._owner.look()
                 break
-        self._intake.take(headers, message.data, place, redelivered=place.redelivered)
+        try:
+            self._intake.take(headers, message.data, place, redelivered=place.redelivered)
+        except Exception as error:
+            # nats-py would swallow it.
+            self._failed = error
+            self._owner.look()
 
     def _told(self, status: str, text: str, subject: str) -> None:
         """The server has something to say of a request; 100 is that it is there."""
@@ -391,28 +402,3 @@ class Session:
     async def _closed(self) -> None:
         self._broken = self._broken or "the connection was lost"
         self._owner.look()
-
-    def _reason(self, error: Exception) -> str:
-        from nats import errors as plain
-        from nats.js import errors
-
-        said = f"{self._complaint} {error}".lower()
-        if "authorization" in said or isinstance(error, plain.AuthorizationError):
-            return "the server refuses the credentials: correct those in options"
-        if "permissions violation" in said:
-            return f"the user may not do this: {one_line(self._complaint)}"
-        if isinstance(error, plain.SecureConnWantedError):
-            return "the server does not ask for TLS, which is wanted; nothing was sent to it"
-        if isinstance(error, ssl.SSLError):
-            return one_line(f"TLS: {error.reason or error}")
-        if isinstance(error, errors.ServiceUnavailableError | plain.NoRespondersError):
-            return "nobody answers for JetStream: it is off there, or has no leader now"
-        if isinstance(error, errors.APIError):
-            return one_line(f"JetStream answers {error.code}: {error.description}")
-        if isinstance(error, TimeoutError | plain.TimeoutError):
-            return "the server did not answer in time" if self._nc else "cannot connect: timed out"
-        if isinstance(error, plain.NoServersError):
-            return one_line(f"cannot connect: {self._complaint or 'no server answers'}")
-        if isinstance(error, OSError):
-            return one_line(f"cannot connect: {error.strerror or error}")
-        return one_line(f"{type(error).__name__}: {error}")

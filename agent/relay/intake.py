@@ -101,6 +101,7 @@ class Intake(Generic[P]):
         self._reading: deque[Held[P]] = deque()
         """Those that the feed reads, in their order."""
         self._disk: ThreadPoolExecutor | None = None
+        self._writing_bytes = 0
 
     # ---- what comes ----
 
@@ -276,14 +277,16 @@ class Intake(Generic[P]):
         self, body: bytes, metrics: int, places: list[P], reason: str, more: Mapping[str, Any]
     ) -> None:
         """Keep *body* in a file, which may take its time, and then have the broker forget it."""
-        about = {"listener": self._name, **places[-1].about(), "reason": one_line(reason), **more}
-        logger.warning(
-            "a message of a broker cannot be read; it is kept", extra={**about, "bytes": len(body)}
-        )
+        where, reason = places[-1].about(), one_line(reason)
+        about = {"listener": self._name, **where, "reason": reason, **more}
+        extra = {"listener": self._name, "where": where, "reason": reason, "bytes": len(body)}
+        logger.warning("a message of a broker cannot be read; it is kept", extra=extra)
         size = len(body) + MESSAGE_BYTES
+        self._writing_bytes += size
         self.counters.in_flight_bytes += size
 
         def stored() -> None:
+            self._writing_bytes -= size
             self.counters.in_flight_bytes -= size
             for place in places:
                 self._forget(place)
@@ -316,6 +319,8 @@ class Intake(Generic[P]):
 
     def close(self) -> None:
         """The thread ends. What is on its way to the disk still gets there, and comes again all the same."""
+        self.counters.in_flight_bytes -= self._writing_bytes
+        self._writing_bytes = 0
         if self._disk is not None:
             self._disk.shutdown(wait=False)
 

@@ -8,7 +8,11 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from nats import errors
+from nats.js.errors import APIError, ServiceUnavailableError
+
 from agent import __version__
+from agent.outputs.base import one_line
 from agent.outputs.nats_connection import _Careful
 
 PING_S = 10
@@ -71,3 +75,27 @@ def tls_context(ca: str, cert: str, key: str, verify: bool) -> ssl.SSLContext | 
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def explained(error: Exception, complaint: str, connected: bool) -> str:
+    """What *error* means, for a person; *complaint* is what the server has said last."""
+    said = f"{complaint} {error}".lower()
+    if "authorization" in said or isinstance(error, errors.AuthorizationError):
+        return "the server refuses the credentials: correct those in options"
+    if "permissions violation" in said:
+        return f"the user may not do this: {one_line(complaint)}"
+    if isinstance(error, errors.SecureConnWantedError):
+        return "the server does not ask for TLS, which is wanted; nothing was sent to it"
+    if isinstance(error, ssl.SSLError):
+        return one_line(f"TLS: {error.reason or error}")
+    if isinstance(error, ServiceUnavailableError | errors.NoRespondersError):
+        return "nobody answers for JetStream: it is off there, or has no leader now"
+    if isinstance(error, APIError):
+        return one_line(f"JetStream answers {error.code}: {error.description}")
+    if isinstance(error, TimeoutError | errors.TimeoutError):
+        return "the server did not answer in time" if connected else "cannot connect: timed out"
+    if isinstance(error, errors.NoServersError):
+        return one_line(f"cannot connect: {complaint or 'no server answers'}")
+    if isinstance(error, OSError):
+        return one_line(f"cannot connect: {error.strerror or error}")
+    return one_line(f"{type(error).__name__}: {error}")

@@ -306,3 +306,24 @@ def test_what_is_seen_where_nothing_can_be_read(
         assert agent.reload(relay(broker.address, topic, database))["applied"]
         settled(agent, lambda status: fleet(status)["relay"]["messages"] == 1)
         assert agent.stop() == 0
+
+
+def test_a_broker_that_goes_and_comes_back_loses_nothing(
+    tmp_path: Path, broker: KafkaBroker, topic: str, database: FakeInfluxDB
+) -> None:
+    publish_kafka(broker, topic, [message(10 * n) for n in range(5)])
+    gate = Gate(database)
+    with AgentProcess(tmp_path, relay(broker.address, topic, database)) as agent:
+        agent.wait_for(lambda status: fleet(status)["relay"]["in_flight"] == 5)
+        broker.kill()
+        agent.wait_for(lambda status: fleet(status)["relay"]["failing"], timeout=60)
+        gate.open()
+        agent.wait_for(lambda status: fleet(status)["relay"]["messages"] == 5)
+        broker.start()
+        # Without a message, too, it notices that all is well.
+        agent.wait_for(lambda status: fleet(status)["relay"]["connected"], timeout=60)
+        wait_until(lambda: committed(broker, topic)[0] == 5, 60)
+        publish_kafka(broker, topic, [message(10 * n) for n in range(5, 10)])
+        settled(agent, lambda status: fleet(status)["relay"]["metrics"] == 100)
+        wait_until(lambda: committed(broker, topic)[0] == 10, 60)
+        assert agent.status()["detail"] == [] and len(database.lines) == 100

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from agent._core import count_samples, samples_of_lines
 from tests.conftest import wait_until
 from tests.integration.agent_process import AgentProcess
 from tests.integration.certificates import make_certificates
@@ -530,10 +531,60 @@ def test_by_tls_with_a_certificate_of_its_own(tmp_path: Path, database: FakeInfl
     with nats_server(tmp_path, f"tls {{ {names}, verify: true }}", tls=context) as server:
         server.add_stream("metrics", "metrics.>")
         publish_nats(server, "metrics.a", [message(0)])
-        files = {"ca": "ca.pem", "cert": "client.pem", "key": "client.key"}
-        good = "\n".join(f'{key} = "{certificates}/{name}"' for key, name in files.items())
+        files = (("ca", "ca.pem"), ("cert", "client.pem"), ("key", "client.key"))
+        good = "\n".join(f'{key} = "{certificates / name}"' for key, name in files)
         other = good.replace("ca.pem", "other.pem")
         with AgentProcess(tmp_path, relay(server, database, listen=other)) as agent:
             agent.wait_for(lambda status: "TLS: " in fleet(status)["relay"]["failing"])
             assert agent.reload(relay(server, database, listen=good))["applied"]
             settled(agent, lambda status: fleet(status)["relay"]["messages"] == 1)
+
+
+def test_what_is_in_the_spool_is_this_relay_s(
+    tmp_path: Path, server: NatsServer, database: FakeInfluxDB
+) -> None:
+    database.rule = lambda: Answer(503)
+    publish_nats(server, "metrics.a", [message(10 * n) for n in range(5)])
+    config = relay(server, database, spool='{ min_free_space = "0B" }').replace(
+        "[[output]]\n", "[[output]]\nretries = 0\nbreaker_sensitivity = 1000.0\n"
+    )
+    with AgentProcess(tmp_path, config) as agent:
+        status = agent.wait_for(lambda status: fleet(status)["relay"]["messages"] > 0)
+        spooled = status["outputs"][0]["ledger"]["spooled"]
+        assert spooled == fleet(status)["relay"]["carried"] == status["outputs"][0]["ledger"]["carried"]
+        assert any((agent.state_dir / "spool" / "influx").glob("*.lp.gz"))
+        database.rule = lambda: None
+        settled(agent, lambda status: status["outputs"][0]["ledger"]["delivered"] == 50)
+        wait_until(lambda: undecided(server) == 0)
+        assert len(database.lines) == 50
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_samples_go_to_outputs_of_samples(tmp_path: Path, server: NatsServer, read: bool) -> None:
+    samples = samples_of_lines(lines(0, 20))
+    told, data = message(0, 20, body=samples, compression="sz", encoding="pb")
+    publish_nats(server, "metrics.a", [(told, data)])
+    tags = 'tags = { dc = "eu" }' if read else ""
+    config = f"""
+[agent]
+{tags}
+[[listen]]
+name = "fleet"
+address = "{server.url}"
+subject = "metrics.>"
+[[output]]
+name = "out"
+type = "file"
+format = "protobuf"
+path = "{{folder}}/out"
+"""
+    with AgentProcess(tmp_path, config) as agent:
+        status = settled(agent, lambda status: fleet(status)["relay"]["messages"] == 1)
+        assert fleet(status)["relay"]["carried"] == (0 if read else 20)
+        assert status["outputs"][0]["ledger"]["delivered"] == 20
+        assert agent.stop() == 0
+    [path] = (tmp_path / "out").glob("*.pb")
+    written = path.read_bytes()
+    # Behind their length, a varint.
+    body = written[next(at for at, byte in enumerate(written) if byte < 0x80) + 1 :]
+    assert count_samples(body) == 20 and (body == samples) is not read

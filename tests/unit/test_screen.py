@@ -17,6 +17,7 @@ from agent.config import Cardinality
 from agent.delivery.delivery import Counters
 from agent.objectives import SloAccount
 from agent.quantiles import Summary
+from agent.relay.account import RelayCounters
 from agent.store.rejected import RejectedCounters
 from agent.store.spool_file import SpoolCounters
 from agent.watch import Watch
@@ -32,6 +33,7 @@ class Provider:
         counters = Counters(delivered=spool.decided if spool is not None else 0)
         self.reading = OutputReading("influx", "influxdb", counters, {"lane-0": rings}, spool, refused)
         self.guards: GuardAccount | None = None
+        self.relays: dict[int, RelayCounters] = {}
         self.objectives: tuple[SloAccount, ...] = ()
         self.delays: dict[str, Summary | None] = {"influx": None}
         self.state = OutputState(name="influx", type="influxdb", target="http://h", **state)
@@ -42,7 +44,8 @@ class Provider:
         )
 
     def ledger(self) -> ledger.Ledger:
-        return ledger.read({0: ("udp", "udp://127.0.0.1:8089")}, [], [self.reading], guards=self.guards)
+        names = {0: ("udp", "udp://127.0.0.1:8089")}
+        return ledger.read(names, [], [self.reading], guards=self.guards, relays=self.relays)
 
     def ready(self) -> list[str]:
         return []
@@ -171,3 +174,29 @@ def test_in_eighty_columns_an_idle_output_has_a_row() -> None:
     provider.delays = {"influx": Summary(count=9, p50=0.0944, p99=1.26, max=2.0)}
     [row] = [line.split() for line in drawn(provider, 80).splitlines() if line.startswith("influx")]
     assert row == ["influx", "ok", "0", "0", "0", "0", "0", "94", "ms", "1.3", "s"]
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_what_comes_from_brokers_is_shown_and_why_nothing_does(width: int) -> None:
+    provider = Provider(SpoolCounters(), RejectedCounters(), state="ok")
+    assert "From brokers" not in drawn(provider, width) and "carried" not in drawn(provider, width)
+    relay = RelayCounters()
+    relay.messages, relay.metrics, relay.carried, relay.poisoned, relay.connected = (
+        12,
+        60_000,
+        50_000,
+        3,
+        True,
+    )
+    provider.relays = {0: relay}
+    provider.reading = msgspec.structs.replace(
+        provider.reading, counters=Counters(delivered=50_000, carried=50_000)
+    )
+    words = " ".join(drawn(provider, width).split())
+    assert "From brokers" in words and "60,000" in words and "Ledger: balances" in words
+    assert "carried" in words and "trouble" not in words
+    relay.connected, relay.failing = False, "no stream takes the subject [x]"
+    words = " ".join(drawn(provider, width).split())
+    assert "trouble: listener udp: no stream takes the subject [x]" in words and "retrying" in words
+    relay.connected, relay.failing, relay.paused = True, "", True
+    assert "paused" in drawn(provider, width)
