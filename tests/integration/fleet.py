@@ -98,7 +98,8 @@ class Fleet:
         self.ports = [free_port(socket.SOCK_STREAM) for _ in range(relays)]
         """Of the relays' pages."""
         self._relays = relays
-        self._rate = 0
+        self.rate = 0
+        """Lines a second to each edge agent."""
         self._over = threading.Event()
         self._sender = threading.Thread(target=self._send, daemon=True)
 
@@ -179,7 +180,7 @@ class Fleet:
 
     def load(self, rate: int) -> None:
         """Send *rate* lines a second to each edge agent from now on."""
-        self._rate = rate
+        self.rate = rate
         self._sender.start()
 
     def end_load(self) -> None:
@@ -191,7 +192,7 @@ class Fleet:
         began = time.monotonic()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             while not self._over.wait(0.01):
-                due = int((time.monotonic() - began) * self._rate) // LINES_PER_DATAGRAM * LINES_PER_DATAGRAM
+                due = int((time.monotonic() - began) * self.rate) // LINES_PER_DATAGRAM * LINES_PER_DATAGRAM
                 for edge, address in enumerate(addresses):
                     while self.sent[edge] < due:
                         first = self.sent[edge]

@@ -64,7 +64,9 @@ BUSES = {"nats": nats, "kafka": kafka}
 
 
 @contextmanager
-def fleet_of(kind: str, folder: Path, listen: str = "") -> Iterator[tuple[Fleet, Bus, Influxd]]:
+def fleet_of(
+    kind: str, folder: Path, listen: str = "", publish: str = "", rate: int = LINES_PER_S
+) -> Iterator[tuple[Fleet, Bus, Influxd]]:
     folder.mkdir()
     with influxd(folder) as server, BUSES[kind](folder) as bus:
         with Fleet(
@@ -72,13 +74,13 @@ def fleet_of(kind: str, folder: Path, listen: str = "") -> Iterator[tuple[Fleet,
             InfluxDatabase(server),
             edges=EDGES,
             relays=1,
-            output=bus.output,
+            output=f"{publish}{bus.output}",
             listener=f"{listen}{bus.listener}",
         ) as fleet:
-            fleet.load(LINES_PER_S)
-            fleet.go_on(LINES_PER_S)
+            fleet.load(rate)
+            fleet.go_on(rate)
             yield fleet, bus, server
-            fleet.go_on(LINES_PER_S)
+            fleet.go_on(rate)
             fleet.end_load()
             fleet.wait_stored()
             for agent in (*fleet.edges, *fleet.relays):
@@ -98,7 +100,7 @@ def spooled(fleet: Fleet) -> list[int]:
 
 def lasts(fleet: Fleet, seconds: float) -> None:
     """Go on until each edge agent was sent what *seconds* bring."""
-    wanted = [sent + int(seconds * LINES_PER_S) for sent in fleet.sent]
+    wanted = [sent + int(seconds * fleet.rate) for sent in fleet.sent]
     fleet.wait_for(lambda: all(a >= b for a, b in zip(fleet.sent, wanted, strict=True)), "it lasts")
 
 
@@ -121,11 +123,12 @@ def relay_gone(kind: str, folder: Path, seconds: float) -> None:
 
 
 def database_gone(kind: str, folder: Path, seconds: float) -> None:
-    with fleet_of(kind, folder, 'max_in_flight = "64KiB"\n') as (fleet, _, server):
+    few, large = 'max_in_flight = "2MiB"\n', 'compression = "none"\n'
+    with fleet_of(kind, folder, few, large, 10 * LINES_PER_S) as (fleet, _, server):
         server.stop()
         lasts(fleet, seconds)
         fleet.wait_for(lambda: relay(fleet)["paused"], "the relay takes nothing more")
-        assert 0 < relay(fleet)["in_flight_bytes"] < 1 << 20 and spooled(fleet) == [0] * EDGES
+        assert 0 < relay(fleet)["in_flight_bytes"] < 3 << 20 and spooled(fleet) == [0] * EDGES
         server.start()
         fleet.wait_for(lambda: not relay(fleet)["paused"], "the relay goes on")
 
