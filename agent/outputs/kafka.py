@@ -101,7 +101,10 @@ class KafkaSink(BrokerSink):
                 former, self._client = self._client, None
                 if former is not None:
                     former.retire()
-                self._client = Client(self._config.name, self._settings, self._config.topic, self._key)
+                config = self._config
+                self._client = Client(
+                    config.name, self._settings, config.topic, self._key, config.connect_timeout
+                )
             return self._client
 
 

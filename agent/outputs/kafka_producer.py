@@ -5,7 +5,9 @@ has mended something: it goes on saying for minutes that there is no topic which
 """
 
 import logging
+import math
 import threading
+import time
 from functools import partial
 from typing import Any
 
@@ -34,16 +36,24 @@ _NOT_TAKEN = (
 
 
 class Client:
-    """One producer. Raises OutputError if librdkafka does not take *settings*."""
+    """One producer. Raises OutputError if librdkafka does not take *settings*.
 
-    def __init__(self, name: str, settings: dict[str, Any], topic: str, key: bytes) -> None:
+    A message that waits for a connection is given back after *patience* seconds.
+    """
+
+    def __init__(
+        self, name: str, settings: dict[str, Any], topic: str, key: bytes, patience: float = math.inf
+    ) -> None:
         self._name = name
+        self._patience = patience
         self._topic = topic
         self._key = key or None
         self._under_way: set[Publication] = set()
         self._purge = False
         self._trouble = ""
         """What was said of the connections last."""
+        self._trouble_at = self._heard_at = -math.inf
+        """When that was, and when a message was confirmed last (monotonic)."""
         self._ending = False
         self.spent = False
         """Another one is to take its place."""
@@ -90,6 +100,7 @@ class Client:
         producer = self._producer
         while not self._ending:
             self._poll(POLL_S)
+            self._despair()
             if self._purge:
                 self._purge = False
                 producer.purge()
@@ -104,10 +115,22 @@ class Client:
             # As fatal ones are told.
             self._fails(error.args[0])
 
+    def _despair(self) -> None:
+        """Give back what has waited for long while no broker was heard of.
+
+        librdkafka does not tell each time that all brokers are down, and says the same trouble once only.
+        """
+        if self._trouble_at > self._heard_at:
+            began = min((one.began for one in tuple(self._under_way)), default=math.inf)
+            if time.monotonic() - began > self._patience:
+                self._give_back(retry(f"no broker can be reached: {self._trouble}"))
+
     # ---- called by librdkafka, in the thread that polls, and by publish ----
 
     def _delivered(self, publication: Publication, error: KafkaError | None, message: object) -> None:
         self._under_way.discard(publication)
+        if error is None:
+            self._heard_at = time.monotonic()
         publication.decide(Verdict(Kind.DELIVERED) if error is None else self._judge(error))
 
     def _fails(self, error: KafkaError) -> None:
@@ -121,7 +144,7 @@ class Client:
         elif code == KafkaError._ALL_BROKERS_DOWN:
             self._give_back(retry(f"no broker can be reached: {self._trouble or error.str()}"))
         else:
-            self._trouble = error.str()
+            self._trouble, self._trouble_at = error.str(), time.monotonic()
 
     def _give_back(self, verdict: Verdict) -> None:
         """Nothing that is under way comes through for now: it is not to wait for its time to be over."""

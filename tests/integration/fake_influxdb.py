@@ -22,6 +22,7 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -169,7 +170,9 @@ class FakeInfluxDB(socketserver.ThreadingTCPServer):
         """Close every connection from this side, as a server that restarts does."""
         with self._lock:
             for sock in self._open.values():
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+                # It may have been closed from the other side.
+                with suppress(OSError):
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
         self.shutdown()

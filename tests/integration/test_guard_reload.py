@@ -5,6 +5,7 @@ everything that is accepted, and its files tell what that was.
 """
 
 import http.client
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -189,7 +190,7 @@ def field(line: bytes, key: bytes) -> bytes:
 @pytest.mark.parametrize("name", GUARDS)
 def test_a_guard_comes_changes_and_goes_under_load(tmp_path: Path, name: str) -> None:
     guard = GUARDS[name]
-    port, http_port = free_port(), free_port()
+    port, http_port = free_port(), free_port(socket.SOCK_STREAM)
     off = (config(port, http_port), None)
     first = (config(port, http_port, guard.first, guard.some), guard.rises)
     changed = (config(port, http_port, guard.changed, guard.some_changed), guard.rises_changed)

@@ -242,6 +242,22 @@ def test_what_produce_refuses_is_judged_like_what_the_broker_does(client) -> Non
     assert publication.wait().kind is Kind.SPLIT and not client._under_way
 
 
+def test_what_waits_for_a_connection_is_given_back_in_time(client) -> None:
+    """librdkafka says once that a connection failed, and not always that all of them have."""
+    client._patience = 0.05
+    early = Publication(b"x", HEADERS, time.monotonic() + 10)
+    client._fails(Error(KafkaError._TRANSPORT, "refused"))
+    client.publish(early)
+    assert early.wait() == retry("no broker can be reached: refused") and not client._under_way
+    wait_until(lambda: client._producer.purged)
+    heard = Publication(b"x", HEADERS, math.inf)
+    client.publish(heard)
+    client._delivered(heard, None, None)
+    slow = Publication(b"x", HEADERS, time.monotonic() + 0.3)
+    client.publish(slow)
+    assert slow.wait().text.startswith("timed out") and slow.ended
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "text", "spent"),
     [
