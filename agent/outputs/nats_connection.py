@@ -147,7 +147,7 @@ class Client:
         return retry(text, code)
 
 
-class _Careful(Plain):
+class Careful(Plain):
     """nats-py's client, which wants TLS where it is *tls_wanted*."""
 
     tls_wanted = False
@@ -163,7 +163,7 @@ class Connection:
 
     def __init__(self, subject: str, tls_wanted: bool) -> None:
         self._subject = subject
-        self._client = _Careful()
+        self._client = Careful()
         self._client.tls_wanted = tls_wanted
         self._stream: JetStreamContext | None = None
         self._under_way: set[Publication] = set()

@@ -13,7 +13,7 @@ from nats.js.errors import APIError, ServiceUnavailableError
 
 from agent import __version__
 from agent.outputs.base import one_line
-from agent.outputs.nats_connection import _Careful
+from agent.outputs.nats_connection import Careful
 
 PING_S = 10
 """A server that does not answer two of these is gone."""
@@ -32,7 +32,7 @@ async def connect(
 
     *error* is told what the server complains of, *closed* of the end. Raises what nats-py does, and OSError.
     """
-    client = _Careful()
+    client = Careful()
     client.tls_wanted = tls is not None
     own: dict[str, Any] = dict(options)
     if "tls_handshake_first" in own:
