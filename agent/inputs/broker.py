@@ -52,6 +52,7 @@ class BrokerInput(Input):
         """What could be wrong with it shows when the broker is asked."""
 
     def start(self) -> None:
+        self.counters.owner = self
         self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         self._thread.start()
 
@@ -92,8 +93,9 @@ class BrokerInput(Input):
             logger.critical(
                 "a listener of a broker ended", extra={"listener": self.config.name}, exc_info=True
             )
-        self.counters.connected = self.counters.paused = False
-        self.counters.failing = ""
+        if self.counters.owner is self:
+            self.counters.connected = self.counters.paused = False
+            self.counters.failing = ""
 
     def take_change(self) -> bool:
         """Whether the settings of the connection have changed since it was asked last."""

@@ -66,6 +66,8 @@ class RelayCounters:
         self.in_flight_bytes = 0
         self.paused = False
         """Whether nothing more is taken, since too much is undecided."""
+        self.owner: object = None
+        """Who reads for it now: at a reload another connection may begin before the former one has ended."""
         self.connected = False
         self.failing = ""
         """Why nothing can be taken, if so."""

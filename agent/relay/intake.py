@@ -308,13 +308,17 @@ class Intake(Generic[P]):
 
     def let_go(self, which: Callable[[P], bool] = lambda place: True) -> None:
         """Let go of what lies at the places that *which* names: attempts of it are not repeated."""
-        going = [held for held in self._held.values() if all(map(which, held.places))]
+        going = []
         for held in self._held.values():
             # What another place has is still wanted.
-            held.places = [place for place in held.places if held in going or not which(place)]
+            staying = [place for place in held.places if not which(place)]
+            if staying:
+                held.places = staying
+            else:
+                going.append(held)
         for held in going:
             self._let_go(held)
-        self._reading = deque(held for held in self._reading if held not in going)
+        self._reading = deque(held for held in self._reading if held.message.identity in self._held)
         self._carrier.let_go(held.shipment for held in going if held.shipment is not None)
 
     def close(self) -> None:

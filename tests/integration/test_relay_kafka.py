@@ -327,3 +327,29 @@ def test_a_broker_that_goes_and_comes_back_loses_nothing(
         settled(agent, lambda status: fleet(status)["relay"]["metrics"] == 100)
         wait_until(lambda: committed(broker, topic)[0] == 10, 60)
         assert agent.status()["detail"] == [] and len(database.lines) == 100
+
+
+def test_a_relay_that_was_away_for_too_long_commits_nothing_of_what_others_have(
+    tmp_path: Path, broker: KafkaBroker, topic: str, database: FakeInfluxDB
+) -> None:
+    one, two = folders(tmp_path, "one", "two")
+    short = 'options = { "session.timeout.ms" = 6000, "heartbeat.interval.ms" = 500 }'
+    config = relay(broker.address, topic, database, short)
+    publish_kafka(broker, topic, [message(10 * n) for n in range(4)])
+    with FakeInfluxDB(2) as slow:
+        slow.rule = lambda: Answer(503)
+        with AgentProcess(one, config.replace(database.url, slow.url)) as first:
+            first.wait_for(lambda status: fleet(status)["relay"]["in_flight"] == 4)
+            first.signal(signal.SIGSTOP)
+            with AgentProcess(two, config) as second:
+                second.wait_for(lambda status: fleet(status)["relay"]["messages"] == 4, timeout=60)
+                wait_until(lambda: committed(broker, topic)[0] == 4, 30)
+                first.signal(signal.SIGCONT)
+                first.wait_for(lambda status: fleet(status)["relay"]["in_flight"] == 0, timeout=60)
+                slow.rule = lambda: None
+                publish_kafka(broker, topic, [message(10 * n) for n in range(4, 14)], 0)
+                publish_kafka(broker, topic, [message(10 * n) for n in range(14, 24)], 1)
+                wait_until(lambda: len(database.lines | slow.lines) == 240, 60)
+                wait_until(lambda: committed(broker, topic) == {0: 14, 1: 10}, 60)
+                for agent in (first, second):
+                    settled(agent, lambda status: fleet(status)["relay"]["in_flight"] == 0)

@@ -588,3 +588,22 @@ path = "{{folder}}/out"
     # Behind their length, a varint.
     body = written[next(at for at, byte in enumerate(written) if byte < 0x80) + 1 :]
     assert count_samples(body) == 20 and (body == samples) is not read
+
+
+def test_a_listener_that_moves_to_another_server_goes_on_there(
+    tmp_path: Path, server: NatsServer, database: FakeInfluxDB
+) -> None:
+    (tmp_path / "other").mkdir()
+    with nats_server(tmp_path / "other") as other:
+        other.add_stream("metrics", "metrics.>")
+        publish_nats(server, "metrics.a", [message(10 * n) for n in range(5)])
+        publish_nats(other, "metrics.a", [message(10 * n) for n in range(4, 10)])
+        with AgentProcess(tmp_path, relay(server, database)) as agent:
+            settled(agent, lambda status: fleet(status)["relay"]["messages"] == 5)
+            assert agent.reload(relay(other, database))["applied"]
+            status = settled(agent, lambda status: fleet(status)["relay"]["messages"] == 11)
+            # Its account goes on, and so does what it knows.
+            assert fleet(status)["relay"]["duplicates"] == 1 and fleet(status)["received"] == 100
+            assert fleet(status)["relay"]["connected"] and fleet(status)["address"] == other.url
+            wait_until(lambda: undecided(other) == 0)
+            assert agent.stop() == 0

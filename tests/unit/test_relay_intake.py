@@ -387,3 +387,15 @@ def test_outputs_say_what_their_rings_hold() -> None:
     influx = InfluxOutput(name="i", url="http://h", org="o", bucket="b", token="t")
     assert make(influx).encoding == "lp" and FileOutput(name="f", path="p").format == "line"
     assert module.MESSAGE_BYTES == 1024
+
+
+def test_a_message_that_has_another_place_is_not_let_go_with_the_first(rig: Callable[..., Rig]) -> None:
+    one = rig()
+    one.sinks[0].gate.clear()
+    one.take(1, message(10))
+    one.take(2, message(10))
+    one.intake.let_go(lambda spot: spot.number == 1)
+    assert not one.again and one.counters.in_flight == 1
+    one.sinks[0].gate.set()
+    one.until(lambda: one.forgotten)
+    assert one.forgotten == [2]
