@@ -2,14 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from typing import Any
 
 from agent.config import Listen
 from agent.inputs.base import Source
 from agent.inputs.broker import RETRY_MAX_S, RETRY_MIN_S, BrokerError
 from agent.inputs.nats_session import ACK, NAK, READ_ON_S, Delivered, Owner, Session
 from agent.relay.intake import Intake
+
+END_S = 0.5
+"""What waits for a server has so long when the connection is to end."""
 
 
 class NatsInput(Owner):
@@ -20,13 +24,20 @@ class NatsInput(Owner):
     def __init__(self, config: Listen, source: Source) -> None:
         super().__init__(config, source)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._end = asyncio.Event()
+        """Set when the connection is to end."""
 
     def serve(self) -> None:
         with asyncio.Runner() as runner:
             runner.run(self._serve())
 
     def wake(self) -> None:
-        self._call(self.look)
+        self._call(self._look_around)
+
+    def _look_around(self) -> None:
+        self.look()
+        if self.ending:
+            self._end.set()
 
     def _call(self, what: Callable[[], None]) -> None:
         """Have the loop do *what*. Any thread; nothing happens once it is closed."""
@@ -51,10 +62,11 @@ class NatsInput(Owner):
         try:
             while not self.stopping:
                 self.take_change()
+                self._end.clear()
                 session = Session(self, intake)
                 began = time.monotonic()
                 try:
-                    await session.run()
+                    await self._unless_it_ends(session.run())
                 except BrokerError as error:
                     self.failed(str(error))
                 finally:
@@ -67,6 +79,18 @@ class NatsInput(Owner):
             beating.cancel()
             intake.let_go()
             intake.close()
+
+    async def _unless_it_ends(self, running: Coroutine[Any, Any, None]) -> None:
+        """Wait for *running*, which waits for the server now and then: not for long once it is to end."""
+        task = asyncio.create_task(running)
+        ending = asyncio.create_task(self._end.wait())
+        await asyncio.wait({task, ending}, return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        if not task.done():
+            await asyncio.wait({task}, timeout=END_S)
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
     async def _rest(self, seconds: float, intake: Intake[Delivered]) -> None:
         """Before the next connection; what outputs do meanwhile is noted."""

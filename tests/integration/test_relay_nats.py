@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -607,3 +608,23 @@ def test_a_listener_that_moves_to_another_server_goes_on_there(
             assert fleet(status)["relay"]["connected"] and fleet(status)["address"] == other.url
             wait_until(lambda: undecided(other) == 0)
             assert agent.stop() == 0
+
+
+def test_a_server_that_says_nothing_holds_up_neither_a_reload_nor_a_stop(
+    tmp_path: Path, server: NatsServer, database: FakeInfluxDB
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        config = relay(server, database)
+        hung = config.replace(server.url, f"nats://127.0.0.1:{silent.getsockname()[1]}")
+        with AgentProcess(tmp_path, hung) as agent:
+            client, _ = silent.accept()
+            with client:
+                assert agent.reload(config)["applied"]
+                # The connection was given up, and not waited for.
+                assert "timed out" not in agent.log_text()
+                publish_nats(server, "metrics.a", [message(0)])
+                settled(agent, lambda status: fleet(status)["relay"]["messages"] == 1)
+            assert agent.reload(hung)["applied"]
+            client, _ = silent.accept()
+            with client:
+                assert agent.stop() == 0
