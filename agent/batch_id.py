@@ -13,12 +13,14 @@ the same slots can be told to overlap. A body that was in no ring has an id of c
 """
 
 import random
+import re
 from typing import NamedTuple
 
 _MASK = 2**64 - 1
 _FACTOR = 0x9E3779B97F4A7C15
 _INVERSE = pow(_FACTOR, -1, 2**64)
 _SLOT_BITS = 17
+_ID = re.compile("[0-9a-f]{32}")
 
 # One of our own: whoever seeds the common one must not have the same ids again. Any thread.
 _bits = random.Random().getrandbits
@@ -48,8 +50,8 @@ def chance_id() -> str:
 
 def place_of(batch: str) -> Place | None:
     """Where the batch of that id lay; None if in no ring. Raises ValueError if it is no id."""
-    if len(batch) != 32 or not batch.isalnum():
-        raise ValueError(f"no id of a batch: {batch[:64]!r}; it is 32 hexadecimal digits")
+    if not _ID.fullmatch(batch):
+        raise ValueError(f"no id of a batch: {batch[:64]!r}; it is 32 hexadecimal digits, in lower case")
     epoch, mixed = int(batch[:16], 16), int(batch[16:], 16)
     if epoch >> 63:
         return None

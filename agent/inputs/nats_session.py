@@ -342,8 +342,10 @@ class Session:
         """A message, or what the server has to say of a request."""
         self._heard_at = time.monotonic()
         headers = message.headers or {}
-        if (status := headers.get("Status")) is not None and not message.reply.startswith("$JS.ACK."):
-            self._told(status, headers.get("Description", ""), message.subject)
+        if not message.reply.startswith("$JS.ACK."):
+            # What is of no stream, nobody waits for.
+            if (status := headers.get("Status")) is not None:
+                self._told(status, headers.get("Description", ""), message.subject)
             return
         place = Delivered(message.reply, message.subject)
         if self._refusing or self._owner.ending:

@@ -100,6 +100,8 @@ def parse(found: Mapping[str, str], body: bytes) -> Message:
         raise ValueError("it holds no metric")
     if raw > PLAIN_BYTES_MAX:
         raise ValueError(f"Penstock-Bytes is {raw}: a body has {PLAIN_BYTES_MAX} at most")
+    if metrics > raw:
+        raise ValueError(f"Penstock-Metrics is {metrics}: there are no more than bytes, {raw}")
     payload = Payload(body, metrics, raw, encoding, _COMPRESSIONS[compression], oldest_ns=oldest)
     return Message(payload, agent, batch, oldest)
 

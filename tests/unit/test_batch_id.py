@@ -20,7 +20,10 @@ def test_an_id_of_chance_says_of_no_place():
     assert len(ids) == 1000 and {place_of(one) for one in ids} == {None}
 
 
-@pytest.mark.parametrize("text", ["", "12", "g" * 32, "-" + "1" * 31, "1" * 33, "1_" * 16])
+@pytest.mark.parametrize(
+    "text",
+    ["", "12", "g" * 32, "-" + "1" * 31, "1" * 33, "1_" * 16, "0x" + "1" * 30, "A" * 32, "\u0661" * 32],
+)
 def test_what_is_no_id_is_refused(text):
     with pytest.raises(ValueError):
         place_of(text)

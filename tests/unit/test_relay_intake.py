@@ -256,7 +256,7 @@ BAD: dict[str, tuple[tuple[dict[str, str], bytes], str, int]] = {
     "foreign": (({}, b"x"), "no header Penstock-Version", 0),
     "empty": (message(1, body=b"", metrics="1", compression=""), "it holds no metric", 0),
     "cut off": ((message(1)[0], message(1)[1][:-1]), "cut off", 0),
-    "longer than it says": (message(1, bytes="5"), "not in the form", 0),
+    "longer than it says": (message(1, bytes="11"), "not in the form", 0),
     "no gzip": ((message(1)[0], b"\x1f\x8b" + message(1)[1][-4:]), "damaged", 10),
     "snappy that is none": ((message(1, compression="sz")[0], b"\xff" * 9), "not in the form", 0),
     "no line": (message(1, body=b"no line\n" * 10, compression=""), "nothing in it can be read: ", 10),
