@@ -21,6 +21,9 @@ from tests.integration.kafka_broker import KafkaBroker
 
 SUBJECT = "penstock.lines"
 
+Message = tuple[bytes, dict[str, str]]
+"""Body and headers."""
+
 
 class Broker:
     """A broker with its data in *folder*; a context manager."""
@@ -50,12 +53,12 @@ class Broker:
         """Make the stream or topic."""
         raise NotImplementedError
 
-    def publish(self, lines: Lines, count: int, batch_lines: int) -> None:
-        """Put *count* lines into it, as an edge agent would."""
+    def publish(self, messages: list[Message]) -> None:
+        """Put them into it, as fast as it takes them."""
         raise NotImplementedError
 
-    def messages(self, lines: Lines, count: int, batch_lines: int) -> list[tuple[bytes, dict[str, str]]]:
-        """Bodies and headers, each with an identity of its own."""
+    def messages(self, lines: Lines, count: int, batch_lines: int) -> list[Message]:
+        """*count* lines as an edge agent would send them, each message with an identity of its own."""
         found = []
         self._batches = getattr(self, "_batches", 0)
         for body in read_bodies(lines.bodies(self.folder / "bodies", count, batch_lines)):
@@ -129,9 +132,7 @@ class Nats(Broker):
     def prepare(self, partitions: int) -> None:
         self._ask(lambda stream: stream.add_stream(name="penstock", subjects=[SUBJECT]))
 
-    def publish(self, lines: Lines, count: int, batch_lines: int) -> None:
-        messages = self.messages(lines, count, batch_lines)
-
+    def publish(self, messages: list[Message]) -> None:
         async def put(stream: Any) -> None:
             for at in range(0, len(messages), 32):
                 part = messages[at : at + 32]
@@ -170,11 +171,11 @@ class Kafka(Broker):
     def prepare(self, partitions: int) -> None:
         self._broker.add_topic("penstock", partitions)
 
-    def publish(self, lines: Lines, count: int, batch_lines: int) -> None:
+    def publish(self, messages: list[Message]) -> None:
         from confluent_kafka import Producer
 
         producer = Producer({"bootstrap.servers": self._broker.address, "linger.ms": 0})
-        for body, told in self.messages(lines, count, batch_lines):
+        for body, told in messages:
             producer.produce("penstock", body, headers=list(told.items()))
             producer.poll(0)
         check_equal(producer.flush(60), 0, "messages that the broker did not take")

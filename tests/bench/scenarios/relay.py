@@ -102,7 +102,7 @@ def _cost(run: Run, kind: type[Broker], count: int) -> tuple[float, float]:
 
 
 def _throughput(run: Run, kind: type[Broker], count: int, relays: int) -> float:
-    """Lines a second from the broker to the sinks, with so many partitions and relays."""
+    """Lines a second from finished messages to the sinks, with so many partitions and relays."""
     with ExitStack() as stack:
         broker = stack.enter_context(kind(stack.enter_context(run.place())))
         broker.prepare(relays)
@@ -113,10 +113,11 @@ def _throughput(run: Run, kind: type[Broker], count: int, relays: int) -> float:
             )
             for _ in range(relays)
         ]
-        broker.publish(LINES, 8 * BATCH_LINES, BATCH_LINES)
+        broker.publish(broker.messages(LINES, 8 * BATCH_LINES, BATCH_LINES))
         poll(lambda: _delivered(agents) == 8 * BATCH_LINES, 60, "the first lines are through")
+        messages = broker.messages(LINES, count, BATCH_LINES)
         began = time.monotonic()
-        broker.publish(LINES, count, BATCH_LINES)
+        broker.publish(messages)
         wanted = count + 8 * BATCH_LINES
         poll(lambda: _delivered(agents) >= wanted, 120, "all lines are through", pause=0.05)
         took = time.monotonic() - began
@@ -144,7 +145,7 @@ def _measure(run: Run, kind: type[Broker]) -> None:
     for relays in (1, 2, 4):
         figure = run.figure(f"{kind.title}, {relays} relays", "M lines/s")
         for _ in run.rounds(f"{kind.title}, {relays} relays", runs=min(run.runs, 3)):
-            figure.add(_throughput(run, kind, count, relays) / 1e6)
+            figure.add(_throughput(run, kind, 2 * count, relays) / 1e6)
 
 
 def measure(run: Run) -> None:
