@@ -50,6 +50,8 @@ class Client:
         self._key = key or None
         self._under_way: set[Publication] = set()
         self._purge = False
+        self._anew: list[Publication] = []
+        """Purged by mistake: they came between a failure and the purge that it led to."""
         self._trouble = ""
         """What was said of the connections last."""
         self._trouble_at = self._heard_at = -math.inf
@@ -67,6 +69,9 @@ class Client:
     def publish(self, publication: Publication) -> None:
         publication.phase = "waiting for the confirmation"
         self._under_way.add(publication)
+        self._produce(publication)
+
+    def _produce(self, publication: Publication) -> None:
         try:
             self._producer.produce(
                 self._topic,
@@ -101,6 +106,9 @@ class Client:
         while not self._ending:
             self._poll(POLL_S)
             self._despair()
+            anew, self._anew = self._anew, []
+            for publication in anew:
+                self._produce(publication)
             if self._purge:
                 self._purge = False
                 producer.purge()
@@ -128,6 +136,9 @@ class Client:
     # ---- called by librdkafka, in the thread that polls, and by publish ----
 
     def _delivered(self, publication: Publication, error: KafkaError | None, message: object) -> None:
+        if error is not None and error.code() in _PURGED and publication in self._under_way:
+            self._anew.append(publication)
+            return
         self._under_way.discard(publication)
         if error is None:
             self._heard_at = time.monotonic()

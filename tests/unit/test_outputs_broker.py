@@ -181,9 +181,10 @@ class Producer:
     """One that takes everything and says nothing."""
 
     def __init__(self, settings, logger=None) -> None:
-        self.purged, self.raises = 0, None
+        self.purged, self.produced, self.raises = 0, 0, None
 
     def produce(self, topic, value, **more) -> None:
+        self.produced += 1
         if self.raises is not None:
             raise self.raises
 
@@ -233,6 +234,19 @@ def test_a_queue_that_is_full_is_waited_for(client) -> None:
     publication = Publication(b"x", HEADERS, math.inf)
     client.publish(publication)
     assert publication.wait() == retry("the queue of librdkafka is full") and not client._under_way
+
+
+def test_what_came_before_the_purge_of_others_is_produced_anew(client) -> None:
+    late, given_up = (Publication(b"x", HEADERS, math.inf) for _ in range(2))
+    client.publish(late)
+    assert client._producer.produced == 1
+    client._delivered(late, Error(KafkaError._PURGE_QUEUE), None)
+    wait_until(lambda: client._producer.produced == 2)
+    assert late.verdict is None
+    client._delivered(late, None, None)
+    assert late.wait().kind is Kind.DELIVERED
+    client._delivered(given_up, Error(KafkaError._PURGE_QUEUE), None)
+    assert given_up.wait().kind is Kind.RETRY
 
 
 def test_what_produce_refuses_is_judged_like_what_the_broker_does(client) -> None:
