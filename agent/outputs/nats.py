@@ -21,8 +21,7 @@ no connection, no confirmation in time            RETRY
 import asyncio
 import re
 import threading
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from agent.config import NatsOutput
 from agent.config_broker_kinds import AGENT
@@ -67,13 +66,14 @@ class NatsSink(BrokerSink):
             self._loop = loop
 
     def publish(self, publication: Publication) -> object:
-        assert self._client is not None
-        return self._run(self._client.publish(publication))
-
-    def give_up(self, publication: Publication, begun: Any) -> None:
-        begun.cancel()
         assert self._client is not None and self._loop is not None
-        self._loop.call_soon_threadsafe(self._client.doubt)
+        self._loop.call_soon_threadsafe(self._client.begin, publication)
+        return None
+
+    def give_up(self, publication: Publication, begun: object) -> None:
+        assert self._client is not None
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._client.give_up, publication)
 
     def close(self) -> None:
         with self._lock:
@@ -90,10 +90,6 @@ class NatsSink(BrokerSink):
             self._thread.join(END_S)
             if not self._thread.is_alive():
                 loop.close()
-
-    def _run(self, coroutine: Coroutine[Any, Any, None]) -> object:
-        assert self._loop is not None
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
 
 def _any_tls(servers: tuple[str, ...]) -> bool:

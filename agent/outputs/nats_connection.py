@@ -2,24 +2,31 @@
 
 Everything here runs in one event loop, but for making a :class:`Client`.
 
+A message is published with an inbox of ours for the stream's confirmation, as nats-py's own client of
+JetStream does, but the confirmation decides it where it comes in: futures, timeouts and tasks for each
+message made it cost half as much again.
+
 nats-py takes TLS where the server asks for it, and goes on in plain text where it does not, password and all.
 Where TLS is configured, a server that does not ask for it is refused before anything is sent to it.
 """
 
 import asyncio
 import contextlib
+import itertools
+import json
 import logging
 import math
 import os
 import re
 import ssl
 import time
+from collections.abc import Callable
 from typing import Any
 
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client as Plain
-from nats.js import JetStreamContext
+from nats.aio.msg import Msg
 
 from agent import __version__
 from agent.config import NatsOutput
@@ -66,14 +73,33 @@ class Client:
         self._tls = tls
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
+        self._beginning: dict[Publication, asyncio.Task[None]] = {}
         self._silent_since: float | None = None
         """Since when nobody takes the subject (monotonic)."""
 
+    def begin(self, publication: Publication) -> None:
+        """Publish it; it is decided when the stream confirms it, or something goes wrong."""
+        task = asyncio.get_running_loop().create_task(self.publish(publication))
+        self._beginning[publication] = task
+        task.add_done_callback(lambda task: self._beginning.pop(publication, None))
+
+    def give_up(self, publication: Publication) -> None:
+        """It was decided without us. The connection may be dead."""
+        if (task := self._beginning.get(publication)) is not None:
+            task.cancel()
+        if self._connection is not None:
+            self._connection.forget(publication)
+        self.doubt()
+
     async def publish(self, publication: Publication) -> None:
-        """Publish it, and decide it. Raises nothing."""
+        """Send it, or decide that it cannot be sent. Raises nothing."""
         try:
-            connection = await self._connected()
-            publication.decide(await self._publish(connection, publication))
+            connection = self._connection
+            if connection is None or connection.lost:
+                connection = await self._connected()
+            publication.phase = "waiting for the confirmation"
+            left = min(publication.deadline - time.monotonic(), self._config.response_timeout)
+            await connection.publish(publication, self._config.stream, left)
         except Refused as error:
             publication.decide(error.verdict)
         except asyncio.CancelledError:
@@ -107,22 +133,28 @@ class Client:
         return await asyncio.shield(self._connecting)
 
     async def _connect(self) -> "Connection":
-        connection = Connection(self._subject, self._tls is not None)
+        connection = Connection(self._subject, self._tls is not None, self._answered)
         await connection.open(self._config, self._agent, self._tls)
         self._connection = connection
         return connection
 
-    async def _publish(self, connection: "Connection", publication: Publication) -> Verdict:
-        publication.phase = "waiting for the confirmation"
-        left = min(publication.deadline - time.monotonic(), self._config.response_timeout)
-        try:
-            verdict = await connection.publish(publication, self._config.stream, left)
-        except nats.js.errors.NoStreamResponseError:
+    def _answered(self, status: str, data: bytes) -> Verdict:
+        """What it means that a server with *status*, or a stream with *data*, has answered."""
+        if status == "503":
             return self._silence()
-        except nats.js.errors.APIError as error:
-            verdict = self._judge(error)
         self._silent_since = None
-        return verdict
+        try:
+            answer = json.loads(data)
+            if "error" in answer:
+                # It raises most of them by itself.
+                raise nats.js.errors.APIError.from_error(answer["error"])
+            if "stream" in answer and "seq" in answer:
+                return Verdict(Kind.DELIVERED)
+        except nats.js.errors.APIError as error:
+            return self._judge(error)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            pass
+        return hold(f'something that is no stream answers on "{self._subject}"')
 
     def _silence(self) -> Verdict:
         """Nobody takes the subject."""
@@ -161,17 +193,25 @@ class Careful(Plain):
 class Connection:
     """One connection, from its making to its loss."""
 
-    def __init__(self, subject: str, tls_wanted: bool) -> None:
+    def __init__(self, subject: str, tls_wanted: bool, judge: Callable[[str, bytes], Verdict]) -> None:
         self._subject = subject
+        self._judge = judge
         self._client = Careful()
         self._client.tls_wanted = tls_wanted
-        self._stream: JetStreamContext | None = None
-        self._under_way: set[Publication] = set()
+        self._inbox = ""
+        self._numbers = itertools.count()
+        self._under_way: dict[str, tuple[Publication, asyncio.TimerHandle]] = {}
+        """By the number that the inbox has for the confirmation."""
         self._error: Exception | None = None
         self._closing: asyncio.Task[None] | None = None
-        self.lost = False
+        self._end_verdict: Verdict | None = None
+        """Of what is under way when it is lost, and after that."""
         self._heard_at = -math.inf  # monotonic; when the last message was confirmed
         self._asked_at = -math.inf  # of the first one since then
+
+    @property
+    def lost(self) -> bool:
+        return self._end_verdict is not None
 
     async def open(self, config: NatsOutput, agent: str, tls: ssl.SSLContext | None) -> None:
         """Raises Refused, within the time that there is for it."""
@@ -195,47 +235,61 @@ class Connection:
                     tls=tls,
                     **options,
                 )
+                self._inbox = self._client.new_inbox()
+                await self._client.subscribe(
+                    f"{self._inbox}.*", cb=self._answered, pending_msgs_limit=0, pending_bytes_limit=0
+                )
         except asyncio.CancelledError:
             self._abort()
             raise
         except Exception as error:
-            self.lost = True
+            refusal = _refusal(self._error or error, config)
+            self._lose(refusal)
             self._abort()
-            raise Refused(_refusal(self._error or error, config)) from error
-        self._stream = self._client.jetstream()
+            raise Refused(refusal) from error
 
-    async def publish(self, publication: Publication, stream: str, left: float) -> Verdict:
-        """Raises NoStreamResponseError, APIError."""
-        assert self._stream is not None
-        if self.lost:
-            return retry("the connection was lost")
+    async def publish(self, publication: Publication, stream: str, left: float) -> None:
+        """Send it; it is decided by the answer, or after *left* seconds."""
+        if self._end_verdict is not None:
+            publication.decide(self._end_verdict)
+            return
         headers = {"Nats-Msg-Id": publication.identity, **publication.headers}
         if stream:
             headers["Nats-Expected-Stream"] = stream
         # The server counts them, too; nats-py does not.
         size = len(publication.body) + 12 + sum(len(name) + len(text) + 4 for name, text in headers.items())
         if size > self._client.max_payload:
-            return split(f"the message has {size} bytes, and the server takes {self._client.max_payload}")
-        self._under_way.add(publication)
+            text = f"the message has {size} bytes, and the server takes {self._client.max_payload}"
+            publication.decide(split(text))
+            return
+        number = str(next(self._numbers))
+        timer = asyncio.get_running_loop().call_later(left, self._times_out, number)
+        self._under_way[number] = publication, timer
         if self._asked_at <= self._heard_at:
             self._asked_at = time.monotonic()
         try:
-            await self._stream.publish(self._subject, publication.body, timeout=left, headers=headers)
-        except nats.errors.TimeoutError:
-            self._under_way.discard(publication)
-            self.doubt()
-            return retry(f"timed out while {publication.phase}")
+            await self._client.publish(
+                self._subject, publication.body, reply=f"{self._inbox}.{number}", headers=headers
+            )
         except (nats.errors.Error, OSError) as error:
-            if isinstance(error, nats.js.errors.Error):
-                self._heard_at = time.monotonic()
-                raise
-            return retry(_told(error))
-        except (ValueError, KeyError, TypeError) as error:
-            return hold(f'something that is no stream answers on "{self._subject}": {error}')
-        finally:
-            self._under_way.discard(publication)
-        self._heard_at = time.monotonic()
-        return Verdict(Kind.DELIVERED)
+            self._decide(number, retry(_told(error)))
+
+    def forget(self, publication: Publication) -> None:
+        """Nobody waits for it any more."""
+        for number, (one, _) in tuple(self._under_way.items()):
+            if one is publication:
+                self._decide(number, retry("given up"))
+
+    def _decide(self, number: str, verdict: Verdict) -> None:
+        if (found := self._under_way.pop(number, None)) is not None:
+            publication, timer = found
+            timer.cancel()
+            publication.decide(verdict)
+
+    def _times_out(self, number: str) -> None:
+        publication, _ = self._under_way[number]
+        self._decide(number, retry(f"timed out while {publication.phase}"))
+        self.doubt()
 
     def doubt(self) -> None:
         """End it if it was asked something a while ago, and has been silent since: it may be dead."""
@@ -256,9 +310,9 @@ class Connection:
                 await asyncio.wait_for(asyncio.shield(self._closing), CLOSE_S)
 
     def _lose(self, verdict: Verdict) -> None:
-        self.lost = True
-        for publication in tuple(self._under_way):
-            publication.decide(verdict)
+        self._end_verdict = verdict
+        for number in tuple(self._under_way):
+            self._decide(number, verdict)
 
     def _abort(self) -> None:
         """Close the socket without sending what is in buffers, which a dead server would not take."""
@@ -275,6 +329,13 @@ class Connection:
                 await self._client.close()
 
     # ---- called by nats-py ----
+
+    async def _answered(self, message: Msg) -> None:
+        number = message.subject.rpartition(".")[2]
+        if number in self._under_way:
+            self._heard_at = time.monotonic()
+            status = (message.headers or {}).get("Status", "")
+            self._decide(number, self._judge(status, message.data))
 
     async def _fails(self, error: Exception) -> None:
         self._error = error

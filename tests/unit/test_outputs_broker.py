@@ -140,6 +140,26 @@ def test_what_jetstream_refuses_is_judged_by_its_code(code, err_code, kind) -> N
     assert verdict.kind is kind and "no way" in verdict.text and verdict.status == (code or 0)
 
 
+@pytest.mark.parametrize(
+    ("status", "data", "kind"),
+    [
+        ("", b'{"stream": "m", "seq": 7}', Kind.DELIVERED),
+        ("", b'{"stream": "m", "seq": 7, "duplicate": true}', Kind.DELIVERED),
+        ("", b'{"error": {"code": 400, "err_code": 10054, "description": "large"}}', Kind.SPLIT),
+        ("503", b"", Kind.RETRY),
+        *(
+            ("", data, Kind.HOLD)
+            for data in (b"", b"+ACK", b"7", b"{}", b'{"error": 7}', b"\xff", b'{"seq": 7}')
+        ),
+    ],
+)
+def test_what_answers_is_judged(status, data, kind) -> None:
+    client = nats_connection.Client(NatsOutput(name="n", subject="s"), "s", "a", None)
+    verdict = client._answered(status, data)
+    assert verdict.kind is kind
+    assert (kind is Kind.HOLD) == ("something that is no stream" in verdict.text)
+
+
 def test_without_a_loop_there_is_nothing_to_close() -> None:
     output = make(NatsOutput(name="n", subject="s"), "a")
     output.close()
