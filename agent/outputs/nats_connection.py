@@ -136,6 +136,8 @@ class Client:
         connection = Connection(self._subject, self._tls is not None, self._answered)
         await connection.open(self._config, self._agent, self._tls)
         self._connection = connection
+        # Brokers that were away elect their leaders anew.
+        self._silent_since = None
         return connection
 
     def _answered(self, status: str, data: bytes) -> Verdict:
