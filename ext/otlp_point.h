@@ -258,7 +258,7 @@ static inline bool otlp_power_add(otlp_powers_t *powers, int64_t index, int32_t 
     if (scale > 0)
         power = (index >> (scale < 62 ? scale : 62)) + !below;
     else
-        power = power > OTLP_POWER_MOST || power < OTLP_POWER_LEAST ? power : power * (INT64_C(1) << (-scale < 12 ? -scale : 12));
+        power = power > OTLP_POWER_MOST || power < OTLP_POWER_LEAST ? power : power * (INT64_C(1) << (scale > -12 ? -scale : 12));
     power = power < OTLP_POWER_LEAST ? OTLP_POWER_LEAST : power > OTLP_POWER_MOST ? OTLP_POWER_MOST : power;
     uint64_t *sum = &powers->count[power - OTLP_POWER_LEAST];
     if (powers->last < powers->first) {

@@ -149,6 +149,14 @@ def read(*metrics: dict[str, Any], **of: Any) -> tuple[list[str], dict[str, int]
             ),
             "m count=2,zero_count=0,+Inf=2",
         ),
+        (
+            # The least scale that there is.
+            of_kind(
+                "exponentialHistogram",
+                {"count": 1, "scale": -(2**31), "positive": {"offset": 1, "bucketCounts": [1]}},
+            ),
+            "m count=1,zero_count=0,+Inf=1",
+        ),
     ],
 )
 def test_a_data_point_becomes_a_line(metric: dict[str, Any], line: str) -> None:

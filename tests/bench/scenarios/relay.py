@@ -32,9 +32,9 @@ def _edge(port: int, output: str) -> str:
     )
 
 
-def _relay(listener: str, address: str) -> str:
+def _relay(listener: str, address: str, more: str = "") -> str:
     return (
-        f'id = "relay"\n[[listen]]\nname = "broker"\n{listener}\n'
+        f'id = "relay"\n{more}[[listen]]\nname = "broker"\n{listener}\n'
         f'[[output]]\nname = "out"\n{_direct(address)}spool = false\n'
     )
 
@@ -104,6 +104,24 @@ def _cost(run: Run, kind: type[Broker], count: int) -> float:
     return cpu_ns / count / 1e3
 
 
+def _delay(run: Run, kind: type[Broker], count: int) -> tuple[float, float]:
+    """Milliseconds from the edge's socket to the answer behind the relay: median and 99th percentile."""
+    with ExitStack() as stack:
+        broker = stack.enter_context(kind(stack.enter_context(run.place())))
+        broker.prepare(1)
+        sink = stack.enter_context(Beside("http_null"))
+        relay = stack.enter_context(
+            AgentRun(stack.enter_context(run.place()), _relay(broker.listener, sink.address))
+        )
+        port = free_port(socket.SOCK_DGRAM)
+        edge = stack.enter_context(AgentRun(stack.enter_context(run.place()), _edge(port, broker.output)))
+        _send(edge, port, count)
+        poll(lambda: _delivered([relay]) >= count, 60, "all lines are through")
+        found = relay.status()["delay"]["out"]
+        check(found["count"] >= count, "all of them were timed")
+    return found["p50"] * 1e3, found["p99"] * 1e3
+
+
 class Throughput(NamedTuple):
     rate: float
     """Lines a second."""
@@ -111,7 +129,9 @@ class Throughput(NamedTuple):
     """Lines a second of the relays' processor time."""
 
 
-def _throughput(run: Run, kind: type[Broker], count: int, relays: int, latency_ms: int) -> Throughput:
+def _throughput(
+    run: Run, kind: type[Broker], count: int, relays: int = 1, latency_ms: int = 0, more: str = ""
+) -> Throughput:
     """From finished messages to a sink, with so many partitions and relays."""
     with ExitStack() as stack:
         broker = stack.enter_context(kind(stack.enter_context(run.place())))
@@ -119,7 +139,7 @@ def _throughput(run: Run, kind: type[Broker], count: int, relays: int, latency_m
         sink = stack.enter_context(Beside("http_null", latency_ms=latency_ms))
         agents = [
             stack.enter_context(
-                AgentRun(stack.enter_context(run.place()), _relay(broker.listener, sink.address))
+                AgentRun(stack.enter_context(run.place()), _relay(broker.listener, sink.address, more))
             )
             for _ in range(relays)
         ]
@@ -166,6 +186,18 @@ def _measure(run: Run, kind: type[Broker]) -> None:
                 figure.add(found.rate / 1e6)
                 if relays == 1 and not latency_ms:
                     passed.add(found.per_core / 1e6)
+    name = f"relay from {kind.title}, which reads"
+    reads = run.figure(name, "M lines/core-s", note="lines get a tag")
+    for _ in run.rounds(name, runs=min(run.runs, 3)):
+        reads.add(_throughput(run, kind, count, more='tags = { dc = "eu1" }\n').per_core / 1e6)
+    name = f"delay through {kind.title}"
+    median, high = (
+        run.figure(f"{name}, {what}", "ms", note="40 batches a second")
+        for what in ("median", "99th percentile")
+    )
+    for _ in run.rounds(name, runs=min(run.runs, 3)):
+        for figure, value in zip((median, high), _delay(run, kind, count), strict=True):
+            figure.add(value)
 
 
 def measure(run: Run) -> None:
