@@ -44,7 +44,7 @@ MANY = 1_000_000
 STEP = 2_000
 
 
-def config(port: int = 1, gro: bool = True, ring: str = "") -> str:
+def config(port: int = 0, gro: bool = True, ring: str = "") -> str:
     text = CONFIG.replace("{port}", str(port)).replace("{gro}", str(gro).lower())
     return text.replace("lanes = 2", f'lanes = 2\ncapture_ring = "{ring}"') if ring else text
 
