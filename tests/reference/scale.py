@@ -26,7 +26,7 @@ class Figures:
     replicas: int = 3
     groups: int = 1
     """Of relays, each of which reads everything."""
-    relay_metrics: float = 10e6
+    relay_metrics: float = 6e6
     """A second, of a relay that passes through, on one processor."""
     spare: float = 2.0
     """What relays can do, of what comes."""
