@@ -108,7 +108,9 @@ class Client:
             self._despair()
             anew, self._anew = self._anew, []
             for publication in anew:
-                self._produce(publication)
+                # Unless it was given up meanwhile.
+                if publication in self._under_way:
+                    self._produce(publication)
             if self._purge:
                 self._purge = False
                 producer.purge()

@@ -1,12 +1,14 @@
 """What a listener of a broker does with messages: sends, reads, knows, keeps and lets go of them."""
 
+import asyncio
 import json
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -15,6 +17,7 @@ from agent.config import Config, FileOutput, FilterTable, Flush, InfluxOutput, N
 from agent.config_schema import Agent, Cardinality
 from agent.delivery.flusher import Flusher
 from agent.inputs.base import Source
+from agent.inputs.nats_session import Delivered, Owner, Session
 from agent.outputs.base import Kind, Output, Payload, Verdict, plain
 from agent.relay import intake as module
 from agent.relay.account import RelayCounters, Window
@@ -387,6 +390,14 @@ def test_outputs_say_what_their_rings_hold() -> None:
     influx = InfluxOutput(name="i", url="http://h", org="o", bucket="b", token="t")
     assert make(influx).encoding == "lp" and FileOutput(name="f", path="p").format == "line"
     assert module.MESSAGE_BYTES == 1024
+
+
+def test_what_comes_to_the_inbox_from_no_stream_is_nobodys() -> None:
+    session = Session(cast(Owner, SimpleNamespace(config=None)), cast(Intake[Delivered], None))
+    for headers in (None, {"Status": "100"}):
+        one = SimpleNamespace(headers=headers, reply="", subject="_INBOX.a.1", data=b"x")
+        asyncio.run(session._came(one))
+    assert session._failed is None
 
 
 def test_a_message_that_has_another_place_is_not_let_go_with_the_first(rig: Callable[..., Rig]) -> None:
