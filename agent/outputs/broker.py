@@ -83,12 +83,12 @@ class BrokerSink(Output):
         """Bring in the client, once: that takes time, which the first batch should not wait for."""
 
     @abstractmethod
-    def publish(self, publication: Publication) -> object:
-        """Begin to send it; it is decided by another thread. What this returns is for :meth:`give_up`."""
+    def publish(self, publication: Publication) -> None:
+        """Begin to send it; it is decided by another thread."""
 
     @abstractmethod
-    def give_up(self, publication: Publication, begun: object) -> None:
-        """It was decided without the client; *begun* is what :meth:`publish` returned."""
+    def give_up(self, publication: Publication) -> None:
+        """It was decided without the client."""
 
     def encode(self, body: memoryview, metrics: int, encoding: str = "lp") -> Payload:
         if encoding == SAMPLES:
@@ -108,13 +108,13 @@ class BrokerSink(Output):
                 return retry("aborted")
             self._under_way.add(publication)
         try:
-            begun = self.publish(publication)
+            self.publish(publication)
             verdict = publication.wait()
         finally:
             with self._posts:
                 self._under_way.remove(publication)
         if publication.ended:
-            self.give_up(publication, begun)
+            self.give_up(publication)
         return verdict
 
     def due(self) -> float | None:

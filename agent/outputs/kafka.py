@@ -73,15 +73,14 @@ class KafkaSink(BrokerSink):
         with contextlib.suppress(OutputError):
             self._current()
 
-    def publish(self, publication: Publication) -> object:
+    def publish(self, publication: Publication) -> None:
         try:
             self._current().publish(publication)
         except OutputError as error:
             # A file that is not there any more.
             publication.decide(hold(str(error)))
-        return None
 
-    def give_up(self, publication: Publication, begun: object) -> None:
+    def give_up(self, publication: Publication) -> None:
         with self._lock:
             if self._client is not None:
                 self._client.forget(publication, purge=self._aborted)

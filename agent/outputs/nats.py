@@ -65,12 +65,11 @@ class NatsSink(BrokerSink):
             self._thread.start()
             self._loop = loop
 
-    def publish(self, publication: Publication) -> object:
+    def publish(self, publication: Publication) -> None:
         assert self._client is not None and self._loop is not None
         self._loop.call_soon_threadsafe(self._client.begin, publication)
-        return None
 
-    def give_up(self, publication: Publication, begun: object) -> None:
+    def give_up(self, publication: Publication) -> None:
         assert self._client is not None
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._client.give_up, publication)

@@ -35,10 +35,9 @@ class Sink(BrokerSink):
         self.published.append(publication)
         if self.answer is not None:
             publication.decide(self.answer)
-        return len(self.published)
 
-    def give_up(self, publication, begun):
-        self.given_up.append((publication, begun))
+    def give_up(self, publication):
+        self.given_up.append(publication)
 
 
 def payload(data=b"m v=1 1\n"):
@@ -60,7 +59,7 @@ def test_what_is_not_decided_in_time_is_given_up() -> None:
     sink = Sink()
     verdict = sink.post(payload(), time.monotonic() + 0.05)
     assert verdict == retry("timed out while waiting for a connection")
-    assert sink.given_up == [(sink.published[0], 1)] and not sink._under_way
+    assert sink.given_up == [sink.published[0]] and not sink._under_way
     # The output's own limits, where there is no deadline.
     sink = Sink(connect_timeout=0.01, response_timeout=0.01)
     sink._longest = 0.02
@@ -267,6 +266,11 @@ def test_what_came_before_the_purge_of_others_is_produced_anew(client) -> None:
     assert late.wait().kind is Kind.DELIVERED
     client._delivered(given_up, Error(KafkaError._PURGE_QUEUE), None)
     assert given_up.wait().kind is Kind.RETRY
+    # Given up after it was purged: it is not sent behind our back.
+    client._anew = [given_up]
+    wait_until(lambda: not client._anew)
+    client.close()
+    assert client._producer.produced == 2
 
 
 def test_what_produce_refuses_is_judged_like_what_the_broker_does(client) -> None:
